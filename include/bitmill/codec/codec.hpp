@@ -1,0 +1,102 @@
+// Buffers in, buffers out: one matrix to codes and scales, and back. Thread-safe; results do not depend on the
+// instruction set or on the floating-point mode of the calling thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include <bitmill/codec/metrics.hpp>
+#include <bitmill/codec/scheme.hpp>
+#include <bitmill/core/error.hpp>
+
+namespace bitmill {
+
+// Row-major and without gaps, rows * cols elements of f32, f16, bf16 or f64, aligned to their size.
+// A Linear weight is [out, in]: rows are outputs, groups run along a row.
+struct weight_view {
+    dtype type = dtype::f32;
+    const void* data = nullptr;
+    std::size_t rows = 0;
+    std::size_t cols = 0;
+};
+
+// Sizes, in bytes, of the parts of an encoded matrix; 0 where a scheme has no such part.
+struct encoded_sizes {
+    std::uint64_t codes = 0;
+    std::uint64_t scales = 0;         // int8, int4: scale_dtype; nf4, fp4: f32 absmax, or u8 with double_quant
+    std::uint64_t zero_points = 0;    // i8, one a scale; asymmetric only
+    std::uint64_t nested_scales = 0;  // double_quant: f32, one for 256 scales
+    [[nodiscard]] std::uint64_t total() const noexcept { return codes + scales + zero_points + nested_scales; }
+};
+
+struct encoded_view {
+    std::byte* codes = nullptr;
+    std::byte* scales = nullptr;
+    std::byte* zero_points = nullptr;
+    std::byte* nested_scales = nullptr;
+    float nested_offset = 0;  // double_quant: mean absmax, written by encode, read by decode
+};
+
+// min(x, 0) and max(x, 0) over what shares one scale.
+struct value_range {
+    float low = 0;
+    float high = 0;
+    void include(const value_range& other) noexcept {
+        low = other.low < low ? other.low : low;
+        high = other.high > high ? other.high : high;
+    }
+};
+
+struct encode_options {
+    bitmill::method method = method::absmax;
+    // Weights with |x| below it become 0 before coding. 0: off.
+    float weight_threshold = 0;
+    // per_tensor: the range to use instead of the matrix's own (a tile of a larger tensor, or one range for a
+    // whole model).
+    std::optional<value_range> range;
+    // double_quant: the offset to use instead of the matrix's own mean absmax (a tile of a larger tensor).
+    std::optional<float> nested_offset;
+    // Off: encode returns zero sums and runs faster.
+    bool measure = true;
+};
+
+// Whether the scheme can hold a rows x cols matrix of this dtype. Errors: invalid_argument, unsupported.
+[[nodiscard]] result<void> check_scheme(const scheme&, dtype source, std::uint64_t rows, std::uint64_t cols);
+
+// How large the parts are. Errors: those of check_scheme, and sizes past 2^64.
+[[nodiscard]] result<encoded_sizes> encode_bound(const scheme&, std::uint64_t rows, std::uint64_t cols);
+
+// Encodes one matrix into parts of encode_bound() bytes. A plain float scheme casts into `codes`.
+// Errors: those of check_scheme; bad_input where a weight is NaN or infinite: `offset` is the element's index.
+[[nodiscard]] result<error_metrics> encode(const scheme&, const weight_view& src, encoded_view& dst,
+                                           const encode_options& = {});
+
+// Decodes rows * cols elements to f32, f16, bf16 or f64. int8, int4: (q - zero_point) * scale; nf4, fp4:
+// value[code] * absmax; in f32, then rounded once.
+[[nodiscard]] result<void> decode(const scheme&, const encoded_view& src, std::size_t rows, std::size_t cols, dtype type,
+                                  void* dst);
+
+// Casts between f32, f16, bf16 and f64, rounding once, half to even; NaN and infinities pass through.
+void cast(const weight_view& src, dtype to, void* dst);
+
+// min and max of a matrix. Errors: bad_input where an element is NaN or infinite.
+[[nodiscard]] result<value_range> find_range(const weight_view& src);
+
+// Sum of the absmax values of `src`'s blocks, exact in f64, for the mean that double quantization subtracts.
+[[nodiscard]] result<double> sum_absmax(const weight_view& src, std::size_t block_size);
+
+// What stands in the way of casting `src` to a narrower float: the index of the first element that overflows or
+// is NaN or infinite.
+struct cast_obstacle {
+    std::size_t index;
+    bool not_finite;
+};
+[[nodiscard]] std::optional<cast_obstacle> find_cast_obstacle(const weight_view& src, dtype to);
+
+}  // namespace bitmill
+
+#if !defined(BITMILL_COMPILED_LIB)
+#include <bitmill/detail/codec-inl.hpp>
+#endif

@@ -1,0 +1,465 @@
+#pragma once
+
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include <bitmill/codec/code_book.hpp>
+#include <bitmill/codec/codec.hpp>
+#include <bitmill/core/checked.hpp>
+#include <bitmill/core/fp_environment.hpp>
+#include <bitmill/detail/float_source-inl.hpp>
+#include <bitmill/kernels/scale_rule.hpp>
+
+namespace bitmill {
+namespace detail {
+
+inline error refuse(std::string message, error_code code = error_code::invalid_argument) {
+    return {.code = code, .message = std::move(message)};
+}
+
+inline kernels::scale_type scale_type_of(dtype type) {
+    return type == dtype::f16 ? kernels::scale_type::f16 : type == dtype::bf16 ? kernels::scale_type::bf16
+                                                                               : kernels::scale_type::f32;
+}
+
+// Elements that share one scale, within a row.
+inline std::size_t group_of(const scheme& s, std::size_t cols) {
+    return s.granularity == granularity::group ? s.group_size : cols;
+}
+
+inline maybe_u64 row_bytes(const scheme& s, std::uint64_t cols) {
+    const auto bits = checked_mul(cols, facts(s.type).bits);
+    if (!bits) return std::nullopt;
+    return checked_mul(ceil_div(ceil_div(*bits, 8), s.row_alignment), s.row_alignment);
+}
+
+inline float load_scale(const std::byte* scales, dtype type, std::size_t index) {
+    if (type == dtype::f32) {
+        float value;
+        std::memcpy(&value, scales + index * 4, 4);
+        return value;
+    }
+    std::uint16_t half;
+    std::memcpy(&half, scales + index * 2, 2);
+    return type == dtype::f16 ? f32_from_f16(half) : f32_from_bf16(half);
+}
+
+inline void store_scale(float value, std::byte* scales, dtype type, std::size_t index) {
+    if (type == dtype::f32) {
+        std::memcpy(scales + index * 4, &value, 4);
+        return;
+    }
+    const std::uint16_t half = type == dtype::f16 ? f16_from_f32(value) : bf16_from_f32(value);
+    std::memcpy(scales + index * 2, &half, 2);
+}
+
+// Whole rows, `scales_per_row` scales each; the same walk serves encoding and decoding.
+struct row_walk {
+    std::size_t rows_at_once;
+    std::size_t groups_per_row;
+    kernels::int_layout layout;  // of rows_at_once rows
+    std::size_t bytes_per_row;
+
+    row_walk(const scheme& s, std::size_t cols) {
+        const std::size_t group = group_of(s, cols);
+        groups_per_row = cols / group;
+        bytes_per_row = static_cast<std::size_t>(*row_bytes(s, cols));
+        rows_at_once = std::max<std::size_t>(1, chunk_elements / cols);
+        layout.group = group;
+        layout.groups = groups_per_row * rows_at_once;
+        layout.stride = groups_per_row == 1 ? bytes_per_row : group * facts(s.type).bits / 8;
+        layout.flip = s.offset_binary ? 0 : 0x80;
+    }
+    [[nodiscard]] kernels::int_layout for_rows(std::size_t rows) const {
+        kernels::int_layout part = layout;
+        part.groups = rows * groups_per_row;
+        return part;
+    }
+};
+
+inline result<error_metrics> encode_integers(const scheme& s, const weight_view& view, encoded_view& dst,
+                                             const encode_options& options) {
+    const auto& table = kernels::active();
+    const row_walk walk(s, view.cols);
+    const unsigned bits = facts(s.type).bits;
+    const kernels::int_rule rule{bits, s.symmetric, options.method == method::mse, scale_type_of(s.scale_dtype)};
+    float_source source(view, options.weight_threshold);
+    std::vector<float> scales(walk.layout.groups);
+    std::vector<float> zeros(walk.layout.groups);
+    std::vector<float> decoded;
+    error_metrics metrics;
+
+    const bool one_scale = s.granularity == granularity::per_tensor;
+    if (one_scale) {
+        auto range = options.range ? result<value_range>(*options.range) : find_range(view);
+        if (!range) return range.error();
+        const kernels::int_limits limits(bits);
+        float zero = 0;
+        const float scale =
+            s.symmetric ? kernels::symmetric_scale(std::max(range->high, -range->low), limits, rule.scale)
+                        : kernels::asymmetric_scale(range->low, range->high, limits, rule.scale, &zero);
+        std::fill(scales.begin(), scales.end(), scale);
+        std::fill(zeros.begin(), zeros.end(), zero);
+        store_scale(scale, dst.scales, s.scale_dtype, 0);
+        if (!s.symmetric) dst.zero_points[0] = static_cast<std::byte>(static_cast<std::int8_t>(zero));
+    }
+    for (std::size_t row = 0; row < view.rows; row += walk.rows_at_once) {
+        const std::size_t rows = std::min(walk.rows_at_once, view.rows - row);
+        const std::size_t count = rows * view.cols;
+        const kernels::int_layout layout = walk.for_rows(rows);
+        const float* src = source.read(row * view.cols, count);
+        if (!one_scale) {
+            const std::size_t chosen = table.choose_int(src, layout, rule, scales.data(), zeros.data());
+            if (chosen != layout.groups)
+                return source.not_finite(row * view.cols + chosen * layout.group, layout.group);
+            const std::size_t first = row * walk.groups_per_row;
+            for (std::size_t g = 0; g < layout.groups; ++g) {
+                store_scale(scales[g], dst.scales, s.scale_dtype, first + g);
+                if (!s.symmetric)
+                    dst.zero_points[first + g] = static_cast<std::byte>(static_cast<std::int8_t>(zeros[g]));
+            }
+        }
+        auto* codes = reinterpret_cast<std::uint8_t*>(dst.codes + row * walk.bytes_per_row);
+        if (walk.bytes_per_row * 8 != view.cols * bits) std::memset(codes, 0, rows * walk.bytes_per_row);
+        kernels::sums sums;
+        table.encode_int(src, layout, bits, scales.data(), zeros.data(), codes, options.measure ? &sums : nullptr);
+        if (!options.measure) continue;
+        if (!(sums.src2 > 1e-24) || !std::isfinite(sums.src2 + sums.err2)) {
+            decoded.resize(count);
+            table.decode_int(codes, layout, bits, scales.data(), zeros.data(), decoded.data());
+            add_sums(metrics, sums, src, decoded.data(), count);
+        } else {
+            metrics.add(sums, count);
+        }
+    }
+    return metrics;
+}
+
+inline result<void> decode_integers(const scheme& s, const encoded_view& src, std::size_t rows, std::size_t cols,
+                                    dtype type, std::byte* dst) {
+    const auto& table = kernels::active();
+    const row_walk walk(s, cols);
+    const unsigned bits = facts(s.type).bits;
+    std::vector<float> scales(walk.layout.groups);
+    std::vector<float> zeros(walk.layout.groups, 0.0f);
+    std::vector<float> wide(type == dtype::f32 ? 0 : walk.rows_at_once * cols);
+    const bool one_scale = s.granularity == granularity::per_tensor;
+    for (std::size_t row = 0; row < rows; row += walk.rows_at_once) {
+        const std::size_t now = std::min(walk.rows_at_once, rows - row);
+        const kernels::int_layout layout = walk.for_rows(now);
+        for (std::size_t g = 0; g < layout.groups; ++g) {
+            const std::size_t index = one_scale ? 0 : row * walk.groups_per_row + g;
+            scales[g] = load_scale(src.scales, s.scale_dtype, index);
+            if (!s.symmetric) zeros[g] = static_cast<float>(static_cast<std::int8_t>(src.zero_points[index]));
+        }
+        std::byte* to = dst + row * cols * element_bytes(type);
+        float* values = type == dtype::f32 ? reinterpret_cast<float*>(to) : wide.data();
+        table.decode_int(reinterpret_cast<const std::uint8_t*>(src.codes + row * walk.bytes_per_row), layout, bits,
+                         scales.data(), zeros.data(), values);
+        if (type != dtype::f32) cast({dtype::f32, values, now, cols}, type, to);
+    }
+    return {};
+}
+
+inline result<error_metrics> encode_blocks(const scheme& s, const weight_view& view, encoded_view& dst,
+                                           const encode_options& options) {
+    const auto& table = kernels::active();
+    const auto& book = book_of(s.type);
+    float_source source(view, options.weight_threshold);
+    const std::size_t total = source.elements();
+    const std::size_t blocks = static_cast<std::size_t>(ceil_div(total, s.group_size));
+    std::vector<float> own(s.double_quant ? blocks : chunk_elements / s.group_size);
+    std::vector<float> decoded;
+    error_metrics metrics;
+
+    const auto chunks = [&](const auto& body) -> result<void> {
+        for (std::size_t start = 0; start < total; start += chunk_elements) {
+            const std::size_t count = std::min(chunk_elements, total - start);
+            float* absmax = own.data() + (s.double_quant ? start / s.group_size : 0);
+            if (auto done = body(start, count, absmax); !done) return done;
+        }
+        return {};
+    };
+    const auto choose = [&](std::size_t start, std::size_t count, float* absmax) -> result<void> {
+        const std::size_t found = table.absmax_blocks(source.read(start, count), count, s.group_size, absmax);
+        if (found == ceil_div(count, s.group_size)) return {};
+        const std::size_t bad = found * s.group_size;
+        return source.not_finite(start + bad, std::min(s.group_size, count - bad));
+    };
+    const auto code = [&](std::size_t start, std::size_t count, const float* effective) {
+        const float* src = source.read(start, count);
+        auto* codes = reinterpret_cast<std::uint8_t*>(dst.codes + start / 2);
+        kernels::sums sums;
+        table.encode_book(src, count, s.group_size, effective, book, codes, options.measure ? &sums : nullptr);
+        if (!options.measure) return;
+        if (!(sums.src2 > 1e-24) || !std::isfinite(sums.src2 + sums.err2)) {
+            decoded.resize(count);
+            table.decode_book(codes, count, s.group_size, effective, book, decoded.data());
+            add_sums(metrics, sums, src, decoded.data(), count);
+        } else {
+            metrics.add(sums, count);
+        }
+    };
+    if (!s.double_quant) {
+        auto done = chunks([&](std::size_t start, std::size_t count, float* absmax) -> result<void> {
+            if (auto chosen = choose(start, count, absmax); !chosen) return chosen;
+            std::memcpy(dst.scales + start / s.group_size * 4, absmax, ceil_div(count, s.group_size) * 4);
+            code(start, count, absmax);
+            return {};
+        });
+        if (!done) return done.error();
+        return metrics;
+    }
+    // The codes are rounded against the exact absmax, as bitsandbytes does; the 8-bit absmax is what the
+    // decoder multiplies with, so the error is measured on it.
+    if (auto done = chunks(choose); !done) return done.error();
+    double sum = 0;
+    for (const float one : own) sum += static_cast<double>(one);
+    dst.nested_offset = options.nested_offset
+                            ? *options.nested_offset
+                            : static_cast<float>(blocks == 0 ? 0 : sum / static_cast<double>(blocks));
+    std::vector<float> nested(static_cast<std::size_t>(ceil_div(blocks, nested_block)));
+    auto* scale_codes = reinterpret_cast<std::uint8_t*>(dst.scales);
+    encode_nested(own, dst.nested_offset, scale_codes, nested.data());
+    std::memcpy(dst.nested_scales, nested.data(), nested.size() * sizeof(float));
+    std::vector<float> effective(blocks);
+    decode_nested({scale_codes, blocks}, nested.data(), dst.nested_offset, effective.data());
+    const bool measured = options.measure;
+    auto done = chunks([&](std::size_t start, std::size_t count, const float* absmax) -> result<void> {
+        const float* src = source.read(start, count);
+        auto* codes = reinterpret_cast<std::uint8_t*>(dst.codes + start / 2);
+        table.encode_book(src, count, s.group_size, absmax, book, codes, nullptr);
+        if (!measured) return {};
+        decoded.resize(count);
+        table.decode_book(codes, count, s.group_size, effective.data() + start / s.group_size, book, decoded.data());
+        kernels::sums sums;
+        table.measure(src, decoded.data(), count, &sums);
+        add_sums(metrics, sums, src, decoded.data(), count);
+        return {};
+    });
+    if (!done) return done.error();
+    return metrics;
+}
+
+inline result<void> decode_blocks(const scheme& s, const encoded_view& src, std::size_t total, dtype type,
+                                  std::byte* dst) {
+    const auto& table = kernels::active();
+    std::vector<float> absmax(chunk_elements / s.group_size + 1);
+    std::vector<float> wide(type == dtype::f32 ? 0 : chunk_elements);
+    for (std::size_t start = 0; start < total; start += chunk_elements) {
+        const std::size_t count = std::min(chunk_elements, total - start);
+        const std::size_t first = start / s.group_size;
+        const std::size_t blocks = static_cast<std::size_t>(ceil_div(count, s.group_size));
+        if (s.double_quant) {
+            for (std::size_t b = 0; b < blocks; ++b) {
+                const auto code = static_cast<std::uint8_t>(src.scales[first + b]);
+                const float nested = load_scale(src.nested_scales, dtype::f32, (first + b) / nested_block);
+                decode_nested({&code, 1}, &nested, src.nested_offset, &absmax[b]);
+            }
+        } else {
+            std::memcpy(absmax.data(), src.scales + first * 4, blocks * 4);
+        }
+        std::byte* to = dst + start * element_bytes(type);
+        float* values = type == dtype::f32 ? reinterpret_cast<float*>(to) : wide.data();
+        table.decode_book(reinterpret_cast<const std::uint8_t*>(src.codes + start / 2), count, s.group_size,
+                          absmax.data(), book_of(s.type), values);
+        if (type != dtype::f32) cast({dtype::f32, values, 1, count}, type, to);
+    }
+    return {};
+}
+
+inline result<error_metrics> encode_plain(const scheme& s, const weight_view& view, encoded_view& dst,
+                                          const encode_options& options) {
+    const dtype to = facts(s.type).plain;
+    if (const auto obstacle = find_cast_obstacle(view, to)) {
+        error what = refuse((obstacle->not_finite ? "NaN or an infinity at element " : "overflow at element ") +
+                                std::to_string(obstacle->index),
+                            error_code::bad_input);
+        what.offset = obstacle->index;
+        return what;
+    }
+    error_metrics metrics;
+    float_source source(view, options.weight_threshold);
+    std::vector<float> back(chunk_elements);
+    for (std::size_t start = 0; start < source.elements(); start += chunk_elements) {
+        const std::size_t count = std::min(chunk_elements, source.elements() - start);
+        const float* src = source.read(start, count);
+        std::byte* to_bytes = dst.codes + start * element_bytes(to);
+        const std::byte* from = static_cast<const std::byte*>(view.data) + start * element_bytes(view.type);
+        const weight_view exact{view.type, from, 1, count};
+        const weight_view pruned{dtype::f32, src, 1, count};
+        cast(options.weight_threshold > 0 ? pruned : exact, to, to_bytes);
+        if (!options.measure) continue;
+        cast({to, to_bytes, 1, count}, dtype::f32, back.data());
+        kernels::sums sums;
+        kernels::active().measure(src, back.data(), count, &sums);
+        add_sums(metrics, sums, src, back.data(), count);
+    }
+    return metrics;
+}
+
+}  // namespace detail
+
+BITMILL_INLINE result<void> check_scheme(const scheme& s, dtype source, std::uint64_t rows, std::uint64_t cols) {
+    using detail::refuse;
+    const auto& type = facts(s.type);
+    if (!facts(source).weight)
+        return refuse("only F32, F16, BF16 and F64 can be milled, not " + std::string(facts(source).name));
+    if (!checked_mul(rows, cols) || *checked_mul(rows, cols) > std::numeric_limits<std::size_t>::max() / 16)
+        return refuse("the matrix has more elements than memory has bytes");
+    if (!type.integer && !type.code_book) return {};
+    if (type.code_book) {
+        const std::size_t n = s.group_size;
+        if (s.granularity != granularity::block || n < 32 || n > 4096 || (n & (n - 1)) != 0)
+            return refuse(std::string(type.name) + " needs a block_size of 32, 64, 128 ... 4096");
+        return {};
+    }
+    if (s.granularity == granularity::block) return refuse("int8 and int4 take groups along a row, not blocks");
+    if (s.scale_dtype != dtype::f32 && s.scale_dtype != dtype::f16 && s.scale_dtype != dtype::bf16)
+        return refuse("scales are F32, F16 or BF16");
+    if (s.row_alignment == 0) return refuse("row_alignment is at least 1");
+    if (s.granularity == granularity::group) {
+        if (s.group_size == 0 || (s.group_size % 8 != 0 && s.group_size != cols))
+            return refuse("group_size must be a multiple of 8");
+        if (cols % s.group_size != 0)
+            return refuse("group_size " + std::to_string(s.group_size) + " does not divide a row of " +
+                          std::to_string(cols));
+        if (cols != s.group_size && s.group_size * type.bits / 8 % s.row_alignment != 0)
+            return refuse("a group's codes must fill a multiple of row_alignment");
+    }
+    return {};
+}
+
+BITMILL_INLINE result<encoded_sizes> encode_bound(const scheme& s, std::uint64_t rows, std::uint64_t cols) {
+    if (auto checked = check_scheme(s, dtype::f32, rows, cols); !checked) return checked.error();
+    const auto& type = facts(s.type);
+    const std::uint64_t count = rows * cols;
+    encoded_sizes sizes;
+    if (type.code_book) {
+        const std::uint64_t blocks = ceil_div(count, s.group_size);
+        sizes.codes = ceil_div(count, 2);
+        sizes.scales = s.double_quant ? blocks : blocks * 4;
+        sizes.nested_scales = s.double_quant ? ceil_div(blocks, nested_block) * 4 : 0;
+        return sizes;
+    }
+    if (!type.integer) {
+        sizes.codes = count * (type.bits / 8);
+        return sizes;
+    }
+    const auto row = detail::row_bytes(s, cols);
+    const auto codes = row ? checked_mul(*row, rows) : std::nullopt;
+    if (!codes) return detail::refuse("the codes do not fit 64-bit sizes");
+    sizes.codes = *codes;
+    const std::uint64_t per_row = s.granularity == granularity::group ? cols / s.group_size : cols == 0 ? 0 : 1;
+    const std::uint64_t scales = s.granularity == granularity::per_tensor ? 1 : rows * per_row;
+    sizes.scales = scales * element_bytes(s.scale_dtype);
+    sizes.zero_points = s.symmetric ? 0 : scales;
+    return sizes;
+}
+
+BITMILL_INLINE result<error_metrics> encode(const scheme& s, const weight_view& src, encoded_view& dst,
+                                            const encode_options& options) {
+    const fp_environment environment;
+    if (auto checked = check_scheme(s, src.type, src.rows, src.cols); !checked) return checked.error();
+    if (options.method == method::mse && !facts(s.type).integer)
+        return detail::refuse(std::string("method mse is for int8 and int4; ") + facts(s.type).name + " has absmax");
+    if (options.method == method::mse && s.granularity == granularity::per_tensor)
+        return detail::refuse("method mse needs per_channel or a group_size; per_tensor has absmax");
+    if (!(options.weight_threshold >= 0)) return detail::refuse("weight_threshold must be 0 or more");
+    if (src.rows == 0 || src.cols == 0) return error_metrics{};
+    if (facts(s.type).integer) return detail::encode_integers(s, src, dst, options);
+    if (facts(s.type).code_book) return detail::encode_blocks(s, src, dst, options);
+    return detail::encode_plain(s, src, dst, options);
+}
+
+BITMILL_INLINE result<void> decode(const scheme& s, const encoded_view& src, std::size_t rows, std::size_t cols,
+                                   dtype type, void* dst) {
+    const fp_environment environment;
+    if (auto checked = check_scheme(s, type, rows, cols); !checked) return checked.error();
+    if (rows == 0 || cols == 0) return {};
+    auto* bytes = static_cast<std::byte*>(dst);
+    if (facts(s.type).integer) return detail::decode_integers(s, src, rows, cols, type, bytes);
+    if (facts(s.type).code_book) return detail::decode_blocks(s, src, rows * cols, type, bytes);
+    cast({facts(s.type).plain, src.codes, rows, cols}, type, dst);
+    return {};
+}
+
+BITMILL_INLINE void cast(const weight_view& src, dtype to, void* dst) {
+    const fp_environment environment;
+    const auto& table = kernels::active();
+    const std::size_t count = src.rows * src.cols;
+    if (src.type == to) {
+        std::memcpy(dst, src.data, count * element_bytes(to));
+        return;
+    }
+    if (src.type == dtype::f64) {
+        const auto* from = static_cast<const double*>(src.data);
+        for (std::size_t i = 0; i < count; ++i) {
+            if (to == dtype::f32) static_cast<float*>(dst)[i] = static_cast<float>(from[i]);
+            if (to == dtype::f16) static_cast<std::uint16_t*>(dst)[i] = f16_from_f32(f32_from_f64_to_odd(from[i]));
+            if (to == dtype::bf16) static_cast<std::uint16_t*>(dst)[i] = bf16_from_f32(f32_from_f64_to_odd(from[i]));
+        }
+        return;
+    }
+    detail::float_source source(src, 0);
+    for (std::size_t start = 0; start < count; start += detail::chunk_elements) {
+        const std::size_t now = std::min(detail::chunk_elements, count - start);
+        const float* from = source.read(start, now);
+        if (to == dtype::f32) std::memcpy(static_cast<float*>(dst) + start, from, now * 4);
+        if (to == dtype::f16) table.narrow_f16(from, now, static_cast<std::uint16_t*>(dst) + start);
+        if (to == dtype::bf16) table.narrow_bf16(from, now, static_cast<std::uint16_t*>(dst) + start);
+        if (to == dtype::f64) std::copy_n(from, now, static_cast<double*>(dst) + start);
+    }
+}
+
+BITMILL_INLINE result<value_range> find_range(const weight_view& src) {
+    const fp_environment environment;
+    detail::float_source source(src, 0);
+    value_range range;
+    for (std::size_t start = 0; start < source.elements(); start += detail::chunk_elements) {
+        const std::size_t count = std::min(detail::chunk_elements, source.elements() - start);
+        value_range part;
+        if (!kernels::active().extremes(source.read(start, count), count, &part.low, &part.high))
+            return source.not_finite(start, count);
+        range.include(part);
+    }
+    return range;
+}
+
+BITMILL_INLINE result<double> sum_absmax(const weight_view& src, std::size_t block_size) {
+    const fp_environment environment;
+    detail::float_source source(src, 0);
+    std::vector<float> absmax(detail::chunk_elements / block_size + 1);
+    double sum = 0;
+    for (std::size_t start = 0; start < source.elements(); start += detail::chunk_elements) {
+        const std::size_t count = std::min(detail::chunk_elements, source.elements() - start);
+        const std::size_t blocks = static_cast<std::size_t>(ceil_div(count, block_size));
+        if (kernels::active().absmax_blocks(source.read(start, count), count, block_size, absmax.data()) != blocks)
+            return source.not_finite(start, count);
+        for (std::size_t b = 0; b < blocks; ++b) sum += static_cast<double>(absmax[b]);
+    }
+    return sum;
+}
+
+BITMILL_INLINE std::optional<cast_obstacle> find_cast_obstacle(const weight_view& src, dtype to) {
+    const fp_environment environment;
+    // The first magnitude that rounds to infinity.
+    const double limit = to == dtype::f16 ? 65520.0 : to == dtype::bf16 ? 0x1.ffp127 : 0x1.ffffffp127;
+    detail::float_source source(src, 0);
+    for (std::size_t start = 0; start < source.elements(); start += detail::chunk_elements) {
+        const std::size_t count = std::min(detail::chunk_elements, source.elements() - start);
+        value_range part;
+        const bool finite = kernels::active().extremes(source.read(start, count), count, &part.low, &part.high);
+        if (finite && static_cast<double>(std::max(part.high, -part.low)) < limit) continue;
+        for (std::size_t i = start; i < start + count; ++i) {
+            const double value = src.type == dtype::f64 ? static_cast<const double*>(src.data)[i]
+                                                        : static_cast<double>(*source.read(i, 1));
+            if (!std::isfinite(value)) return cast_obstacle{i, true};
+            if (std::fabs(value) >= limit) return cast_obstacle{i, false};
+        }
+    }
+    return std::nullopt;
+}
+
+}  // namespace bitmill

@@ -1,0 +1,211 @@
+// The scalar truth: every kernel, one element after the other, in plain C++. Slow; tests hold each
+// instruction set against it, bit by bit.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include <bitmill/core/half.hpp>
+#include <bitmill/kernels/scale_rule.hpp>
+#include <bitmill/kernels/table.hpp>
+
+namespace bitmill::kernels::reference {
+
+// 16 lanes, element i in lane i % 16, folded by halves.
+struct lane_sum {
+    float lane[16] = {};
+    float fold() const {
+        float s[16];
+        std::copy(lane, lane + 16, s);
+        for (std::size_t half = 8; half != 0; half /= 2)
+            for (std::size_t i = 0; i < half; ++i) s[i] += s[i + half];
+        return s[0];
+    }
+};
+
+class pair_sums {
+public:
+    explicit pair_sums(sums* total) : total_(total) {}
+    ~pair_sums() { flush(); }
+    pair_sums(const pair_sums&) = delete;
+    pair_sums& operator=(const pair_sums&) = delete;
+
+    // `i` counts from the start of a run of groups' group: a short group still ends a step of 16.
+    void add(std::size_t i, float src, float dst) {
+        const std::size_t lane = i % 16;
+        const float err = src - dst;
+        err2_.lane[lane] += err * err;
+        src2_.lane[lane] += src * src;
+        dst2_.lane[lane] += dst * dst;
+        most_ = std::max(most_, std::fabs(err));
+    }
+    void end_step() {
+        pending_ += 16;
+        if (pending_ >= sums_run) flush();
+    }
+
+private:
+    void flush() {
+        if (total_ == nullptr) return;
+        total_->err2 += static_cast<double>(err2_.fold());
+        total_->src2 += static_cast<double>(src2_.fold());
+        total_->dst2 += static_cast<double>(dst2_.fold());
+        total_->max_err = std::max(total_->max_err, most_);
+        err2_ = src2_ = dst2_ = lane_sum{};
+        pending_ = 0;
+    }
+    sums* total_;
+    lane_sum err2_, src2_, dst2_;
+    float most_ = 0;
+    std::size_t pending_ = 0;
+};
+
+inline void measure(const float* src, const float* dst, std::size_t count, sums* total) {
+    pair_sums run(total);
+    for (std::size_t i = 0; i < count; ++i) {
+        run.add(i, src[i], dst[i]);
+        if (i % 16 == 15 || i + 1 == count) run.end_step();
+    }
+}
+
+inline std::size_t choose_int(const float* src, const int_layout& layout, const int_rule& rule, float* scales,
+                              float* zeros) {
+    const int_limits limits(rule.bits);
+    for (std::size_t g = 0; g < layout.groups; ++g, src += layout.group) {
+        float low = 0;
+        float high = 0;
+        for (std::size_t i = 0; i < layout.group; ++i) {
+            if (!std::isfinite(src[i])) return g;
+            low = std::min(low, src[i]);
+            high = std::max(high, src[i]);
+        }
+        const auto score = [&](float inverse, float bottom, float top) {
+            lane_sum xq;
+            lane_sum qq;
+            for (std::size_t i = 0; i < layout.group; ++i) {
+                const float q = std::nearbyint(clamp(src[i] * inverse, bottom, top));
+                xq.lane[i % 16] += src[i] * q;
+                qq.lane[i % 16] += q * q;
+            }
+            return fit_sums{xq.fold(), qq.fold()};
+        };
+        zeros[g] = 0;
+        if (rule.symmetric) {
+            scales[g] = rule.search ? search_symmetric(low, high, limits, rule.scale, score)
+                                    : symmetric_scale(std::max(high, -low), limits, rule.scale);
+        } else {
+            scales[g] = rule.search ? search_asymmetric(low, high, limits, rule.scale, &zeros[g], score)
+                                    : asymmetric_scale(low, high, limits, rule.scale, &zeros[g]);
+        }
+    }
+    return layout.groups;
+}
+
+inline void encode_int(const float* src, const int_layout& layout, unsigned bits, const float* scales,
+                       const float* zeros, std::uint8_t* dst, sums* total) {
+    const int_limits limits(bits);
+    pair_sums run(total);
+    for (std::size_t g = 0; g < layout.groups; ++g, src += layout.group, dst += layout.stride) {
+        for (std::size_t i = 0; i < layout.group; ++i) {
+            const float q = std::nearbyint(clamp(src[i] / scales[g] + zeros[g], limits.low, limits.high));
+            const auto code = static_cast<std::uint8_t>(q - limits.low);
+            if (bits == 8) {
+                dst[i] = code ^ layout.flip;
+            } else if (i % 2 == 0) {
+                dst[i / 2] = code;
+            } else {
+                dst[i / 2] = static_cast<std::uint8_t>(dst[i / 2] | (code << 4));
+            }
+            run.add(i, src[i], (q - zeros[g]) * scales[g]);
+            if (i % 16 == 15 || i + 1 == layout.group) run.end_step();
+        }
+    }
+}
+
+inline void decode_int(const std::uint8_t* src, const int_layout& layout, unsigned bits, const float* scales,
+                       const float* zeros, float* dst) {
+    const int_limits limits(bits);
+    for (std::size_t g = 0; g < layout.groups; ++g, src += layout.stride, dst += layout.group) {
+        for (std::size_t i = 0; i < layout.group; ++i) {
+            const unsigned code = bits == 8     ? static_cast<unsigned>(src[i] ^ layout.flip)
+                                  : i % 2 == 0 ? src[i / 2] & 15u
+                                               : static_cast<unsigned>(src[i / 2] >> 4);
+            dst[i] = (static_cast<float>(code) - (zeros[g] - limits.low)) * scales[g];
+        }
+    }
+}
+
+inline bool extremes(const float* src, std::size_t count, float* low, float* high) {
+    *low = *high = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (!std::isfinite(src[i])) return false;
+        *low = std::min(*low, src[i]);
+        *high = std::max(*high, src[i]);
+    }
+    return true;
+}
+
+inline std::size_t absmax_blocks(const float* src, std::size_t count, std::size_t block, float* absmax) {
+    std::size_t b = 0;
+    for (std::size_t start = 0; start < count; start += block, ++b) {
+        absmax[b] = 0;
+        for (std::size_t i = start; i < std::min(count, start + block); ++i) {
+            if (!std::isfinite(src[i])) return b;
+            absmax[b] = std::max(absmax[b], std::fabs(src[i]));
+        }
+        if (count - start < block) absmax[b] = book_absmax(absmax[b]);
+    }
+    return b;
+}
+
+inline void encode_book(const float* src, std::size_t count, std::size_t block, const float* absmax,
+                        const code_book& book, std::uint8_t* dst, sums* total) {
+    pair_sums run(total);
+    const auto code_of = [&](float scaled) {
+        std::size_t rank = 0;
+        while (rank < 15 && scaled > book.threshold[rank]) ++rank;
+        return book.code_of_rank[rank];
+    };
+    for (std::size_t i = 0; i < count; ++i) {
+        const float scale = absmax[i / block];
+        const bool is_short = i - i % block + block > count;
+        const std::uint8_t code = code_of(is_short ? src[i] / scale : src[i] * (1.0f / book_absmax(scale)));
+        if (i % 2 == 0) {
+            dst[i / 2] = static_cast<std::uint8_t>(code << 4 | code_of(0.0f));
+        } else {
+            dst[i / 2] = static_cast<std::uint8_t>((dst[i / 2] & 0xf0) | code);
+        }
+        const std::size_t in_block = i % block;
+        run.add(in_block, src[i], book.value[code] * scale);
+        if (in_block % 16 == 15 || in_block + 1 == block || i + 1 == count) run.end_step();
+    }
+}
+
+inline void decode_book(const std::uint8_t* src, std::size_t count, std::size_t block, const float* absmax,
+                        const code_book& book, float* dst) {
+    for (std::size_t i = 0; i < count; ++i) {
+        const unsigned code = i % 2 == 0 ? src[i / 2] >> 4 : src[i / 2] & 15;
+        dst[i] = book.value[code] * absmax[i / block];
+    }
+}
+
+inline void widen_f16(const std::uint16_t* src, std::size_t count, float* dst) {
+    for (std::size_t i = 0; i < count; ++i) dst[i] = f32_from_f16(src[i]);
+}
+inline void widen_bf16(const std::uint16_t* src, std::size_t count, float* dst) {
+    for (std::size_t i = 0; i < count; ++i) dst[i] = f32_from_bf16(src[i]);
+}
+inline void narrow_f16(const float* src, std::size_t count, std::uint16_t* dst) {
+    for (std::size_t i = 0; i < count; ++i) dst[i] = f16_from_f32(src[i]);
+}
+inline void narrow_bf16(const float* src, std::size_t count, std::uint16_t* dst) {
+    for (std::size_t i = 0; i < count; ++i) dst[i] = bf16_from_f32(src[i]);
+}
+
+inline constexpr table kernels{"reference", choose_int, encode_int,  decode_int,  extremes,   absmax_blocks, encode_book,
+                               decode_book, widen_f16,  widen_bf16,  narrow_f16,  narrow_bf16, measure};
+
+}  // namespace bitmill::kernels::reference

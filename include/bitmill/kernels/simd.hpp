@@ -1,0 +1,286 @@
+// The one vector source of every kernel: kernels_of<Arch>::make() is the table of an instruction set.
+// src/kernels/isa.cpp instantiates it once per instruction set with that set's compiler flags.
+// No fused multiply-add anywhere: the baseline has none, and the bits must agree.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <bitmill/kernels/primitives.hpp>
+#include <bitmill/kernels/scale_rule.hpp>
+
+namespace bitmill::kernels {
+
+template <class Arch>
+struct kernels_of {
+    using p = primitives<Arch>;
+    using lanes = f32x16<Arch>;
+
+    // Calls body(lanes, index, count) for every 16 floats; the lanes past the end are 0.
+    template <class Body>
+    static BITMILL_FLATTEN void for_each_16(const float* src, std::size_t count, Body body) {
+        std::size_t i = 0;
+        for (; i + 16 <= count; i += 16) body(load<Arch>(src + i), i, std::size_t{16});
+        if (i < count) body(load_first<Arch>(src + i, count - i), i, count - i);
+    }
+
+    // --- sums ------------------------------------------------------------------------------------------
+    struct running_sums {
+        lanes err2 = spread<Arch>(0), src2 = err2, dst2 = err2, most = err2;
+        std::size_t pending = 0;
+
+        BITMILL_FLATTEN void add(const lanes& src, const lanes& dst, sums* total) {
+            const lanes err = src - dst;
+            err2 = err2 + err * err;
+            src2 = src2 + src * src;
+            dst2 = dst2 + dst * dst;
+            most = higher(most, magnitude(err));
+            pending += 16;
+            if (pending >= sums_run) flush(total);
+        }
+        void flush(sums* total) {
+            total->err2 += static_cast<double>(p::fold(err2));
+            total->src2 += static_cast<double>(p::fold(src2));
+            total->dst2 += static_cast<double>(p::fold(dst2));
+            alignas(64) float all[16];
+            store(most, all);
+            for (const float one : all) total->max_err = one > total->max_err ? one : total->max_err;
+            *this = running_sums{};
+        }
+    };
+
+    static void measure(const float* src, const float* dst, std::size_t count, sums* total) {
+        running_sums run;
+        for_each_16(src, count, [&](const lanes& x, std::size_t i, std::size_t n) __attribute__((always_inline)) {
+            run.add(x, n == 16 ? load<Arch>(dst + i) : load_first<Arch>(dst + i, n), total);
+        });
+        run.flush(total);
+    }
+
+    // --- integers ----------------------------------------------------------------------------------------
+    static std::uint32_t absmax_bits(const float* src, std::size_t count) {
+        typename p::absmax most;
+        for_each_16(src, count, [&](const lanes& x, std::size_t, std::size_t) __attribute__((always_inline)) {
+            most.add(x);
+        });
+        return most.bits();
+    }
+
+    // min(x, 0) and max(x, 0); x is finite. -0 becomes +0.
+    static void extremes(const float* src, std::size_t count, float* least, float* most) {
+        lanes low = spread<Arch>(0);
+        lanes high = low;
+        for_each_16(src, count, [&](const lanes& x, std::size_t, std::size_t) __attribute__((always_inline)) {
+            low = lower(low, x);
+            high = higher(high, x);
+        });
+        alignas(64) float all[16];
+        store(low, all);
+        *least = 0;
+        for (const float one : all) *least = one < *least ? one : *least;
+        store(high, all);
+        *most = 0;
+        for (const float one : all) *most = one > *most ? one : *most;
+    }
+
+    static bool finite_extremes(const float* src, std::size_t count, float* low, float* high) {
+        if (absmax_bits(src, count) >= 0x7f800000u) return false;
+        extremes(src, count, low, high);
+        return true;
+    }
+
+    // q = clamp(rint(x * inverse), low, high): sum of x q and of q q.
+    static BITMILL_FLATTEN fit_sums fit(const float* src, std::size_t count, float inverse, float low, float high) {
+        const lanes scale = spread<Arch>(inverse);
+        const lanes bottom = spread<Arch>(low);
+        const lanes top = spread<Arch>(high);
+        lanes xq = spread<Arch>(0);
+        lanes qq = xq;
+        for_each_16(src, count, [&](const lanes& x, std::size_t, std::size_t) __attribute__((always_inline)) {
+            const lanes q = round_small(lower(higher(x * scale, bottom), top));
+            xq = xq + x * q;
+            qq = qq + q * q;
+        });
+        return {p::fold(xq), p::fold(qq)};
+    }
+
+    static std::size_t choose_int(const float* src, const int_layout& layout, const int_rule& rule, float* scales,
+                                  float* zeros) {
+        const int_limits limits(rule.bits);
+        for (std::size_t g = 0; g < layout.groups; ++g, src += layout.group) {
+            const std::uint32_t bits = absmax_bits(src, layout.group);
+            if (bits >= 0x7f800000u) return g;
+            const float most = __builtin_bit_cast(float, bits);
+            zeros[g] = 0;
+            if (rule.symmetric && !rule.search) {
+                scales[g] = symmetric_scale(most, limits, rule.scale);
+                continue;
+            }
+            float low = 0;
+            float high = 0;
+            extremes(src, layout.group, &low, &high);
+            const auto score = [&](float inverse, float bottom, float top) {
+                return fit(src, layout.group, inverse, bottom, top);
+            };
+            if (rule.symmetric) {
+                scales[g] = search_symmetric(low, high, limits, rule.scale, score);
+            } else if (!rule.search) {
+                scales[g] = asymmetric_scale(low, high, limits, rule.scale, &zeros[g]);
+            } else {
+                scales[g] = search_asymmetric(low, high, limits, rule.scale, &zeros[g], score);
+            }
+        }
+        return layout.groups;
+    }
+
+    template <unsigned Bits, bool Measured>
+    static void encode_int_as(const float* src, const int_layout& layout, const float* scales, const float* zeros,
+                              std::uint8_t* dst, sums* total) {
+        const int_limits limits(Bits);
+        const lanes bottom = spread<Arch>(limits.low);
+        const lanes top = spread<Arch>(limits.high);
+        running_sums run;
+        for (std::size_t g = 0; g < layout.groups; ++g, src += layout.group, dst += layout.stride) {
+            const lanes scale = spread<Arch>(scales[g]);
+            const lanes zero = spread<Arch>(zeros[g]);
+            for_each_16(src, layout.group, [&](const lanes& x, std::size_t i, std::size_t n) __attribute__((always_inline)) {
+                const lanes q = round_small(lower(higher(x / scale + zero, bottom), top));
+                const auto codes = p::to_bytes(q - bottom);
+                if constexpr (Bits == 8) {
+                    if (n == 16) {
+                        p::store_bytes(p::flip(codes, layout.flip), dst + i);
+                    } else {
+                        alignas(16) std::uint8_t all[16];
+                        p::store_bytes(p::flip(codes, layout.flip), all);
+                        for (std::size_t k = 0; k < n; ++k) dst[i + k] = all[k];
+                    }
+                } else if (n == 16) {
+                    p::store_nibbles_low_first(codes, dst + i / 2);
+                } else {
+                    alignas(16) std::uint8_t all[8];
+                    p::store_nibbles_low_first(codes, all);
+                    if (n % 2 != 0) all[n / 2] &= 0x0f;  // the nibble past the end is 0
+                    for (std::size_t k = 0; k < (n + 1) / 2; ++k) dst[i / 2 + k] = all[k];
+                }
+                if constexpr (Measured) run.add(x, (q - zero) * scale, total);
+            });
+        }
+        if constexpr (Measured) run.flush(total);
+    }
+
+    static void encode_int(const float* src, const int_layout& layout, unsigned bits, const float* scales,
+                           const float* zeros, std::uint8_t* dst, sums* total) {
+        if (bits == 8) {
+            total != nullptr ? encode_int_as<8, true>(src, layout, scales, zeros, dst, total)
+                             : encode_int_as<8, false>(src, layout, scales, zeros, dst, total);
+        } else {
+            total != nullptr ? encode_int_as<4, true>(src, layout, scales, zeros, dst, total)
+                             : encode_int_as<4, false>(src, layout, scales, zeros, dst, total);
+        }
+    }
+
+    template <unsigned Bits>
+    static void decode_int_as(const std::uint8_t* src, const int_layout& layout, const float* scales,
+                              const float* zeros, float* dst) {
+        const float low = int_limits(Bits).low;
+        for (std::size_t g = 0; g < layout.groups; ++g, src += layout.stride, dst += layout.group) {
+            const lanes scale = spread<Arch>(scales[g]);
+            const lanes shift = spread<Arch>(zeros[g] - low);
+            std::size_t i = 0;
+            for (; i + 16 <= layout.group; i += 16) {
+                const auto codes = Bits == 8 ? p::flip(p::load_bytes(src + i), layout.flip)
+                                             : p::load_nibbles_low_first(src + i / 2);
+                store((p::from_bytes(codes) - shift) * scale, dst + i);
+            }
+            if (i < layout.group) {
+                const std::size_t n = layout.group - i;
+                alignas(16) std::uint8_t all[16] = {};
+                for (std::size_t k = 0; k < (n * Bits + 7) / 8; ++k) all[k] = src[i * Bits / 8 + k];
+                const auto codes =
+                    Bits == 8 ? p::flip(p::load_bytes(all), layout.flip) : p::load_nibbles_low_first(all);
+                store_first((p::from_bytes(codes) - shift) * scale, n, dst + i);
+            }
+        }
+    }
+
+    static void decode_int(const std::uint8_t* src, const int_layout& layout, unsigned bits, const float* scales,
+                           const float* zeros, float* dst) {
+        bits == 8 ? decode_int_as<8>(src, layout, scales, zeros, dst)
+                  : decode_int_as<4>(src, layout, scales, zeros, dst);
+    }
+
+    // --- code books ----------------------------------------------------------------------------------------
+    static std::size_t absmax_blocks(const float* src, std::size_t count, std::size_t block, float* absmax) {
+        std::size_t b = 0;
+        for (std::size_t i = 0; i < count; i += block, ++b) {
+            const bool is_short = count - i < block;
+            const std::uint32_t bits = absmax_bits(src + i, is_short ? count - i : block);
+            if (bits >= 0x7f800000u) return b;
+            const float most = __builtin_bit_cast(float, bits);
+            absmax[b] = is_short ? book_absmax(most) : most;
+        }
+        return b;
+    }
+
+    template <bool Measured>
+    static void encode_book_as(const float* src, std::size_t count, std::size_t block, const float* absmax,
+                               const code_book& facts, std::uint8_t* dst, sums* total) {
+        const typename p::book book(facts);
+        running_sums run;
+        for (std::size_t start = 0; start < count; start += block, ++absmax) {
+            const std::size_t size = count - start < block ? count - start : block;
+            const bool is_short = size < block;
+            const lanes scale = spread<Arch>(*absmax);
+            const lanes inverse = spread<Arch>(1.0f / book_absmax(*absmax));
+            for_each_16(src + start, size, [&](const lanes& x, std::size_t i, std::size_t n) __attribute__((always_inline)) {
+                alignas(16) std::uint8_t codes[16];
+                lanes values;
+                book.encode(is_short ? x / scale : x * inverse, codes, values);
+                std::uint8_t* to = dst + (start + i) / 2;
+                if (n == 16) {
+                    p::store_nibbles_high_first(p::load_bytes(codes), to);
+                } else {
+                    alignas(16) std::uint8_t packed[8];
+                    p::store_nibbles_high_first(p::load_bytes(codes), packed);
+                    for (std::size_t k = 0; k < (n + 1) / 2; ++k) to[k] = packed[k];
+                }
+                if constexpr (Measured) run.add(x, values * scale, total);
+            });
+        }
+        if constexpr (Measured) run.flush(total);
+    }
+
+    static void encode_book(const float* src, std::size_t count, std::size_t block, const float* absmax,
+                            const code_book& facts, std::uint8_t* dst, sums* total) {
+        total != nullptr ? encode_book_as<true>(src, count, block, absmax, facts, dst, total)
+                         : encode_book_as<false>(src, count, block, absmax, facts, dst, total);
+    }
+
+    static void decode_book(const std::uint8_t* src, std::size_t count, std::size_t block, const float* absmax,
+                            const code_book& facts, float* dst) {
+        const typename p::book book(facts);
+        for (std::size_t start = 0; start < count; start += block, ++absmax) {
+            const std::size_t size = count - start < block ? count - start : block;
+            const lanes scale = spread<Arch>(*absmax);
+            std::size_t i = 0;
+            alignas(16) std::uint8_t codes[16];
+            for (; i + 16 <= size; i += 16) {
+                p::store_bytes(p::load_nibbles_high_first(src + (start + i) / 2), codes);
+                store(book.values(codes) * scale, dst + start + i);
+            }
+            if (i < size) {
+                std::uint8_t packed[8] = {};
+                for (std::size_t k = 0; k < (size - i + 1) / 2; ++k) packed[k] = src[(start + i) / 2 + k];
+                p::store_bytes(p::load_nibbles_high_first(packed), codes);
+                store_first(book.values(codes) * scale, size - i, dst + start + i);
+            }
+        }
+    }
+
+    static constexpr table make(const char* name) {
+        return {name,        choose_int,    encode_int,    decode_int,     finite_extremes, absmax_blocks, encode_book,
+                decode_book, p::widen_f16,  p::widen_bf16, p::narrow_f16,  p::narrow_bf16,  measure};
+    }
+};
+
+}  // namespace bitmill::kernels

@@ -1,0 +1,83 @@
+// The kernels of one instruction set as a table of function pointers. Every table computes the same bits:
+// reference.hpp is the truth, simd.hpp the one vector source, dispatch.hpp picks a table.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace bitmill::kernels {
+
+// Sums over pairs (src, dst = decode(encode(src))). Each is accumulated in 16 virtual f32 lanes over at
+// most `sums_run` elements, folded by one tree (i+8, i+4, i+2, i+1) and added to f64: the same bits in SSE2,
+// AVX2, AVX-512 and NEON.
+inline constexpr std::size_t sums_run = 4096;
+
+struct sums {
+    double err2 = 0;  // sum of (src - dst)^2
+    double src2 = 0;
+    double dst2 = 0;
+    float max_err = 0;
+};
+
+enum class scale_type : std::uint8_t { f32, f16, bf16 };
+
+// How a group of floats becomes integers q in [-2^(bits-1), 2^(bits-1) - 1], x ~ (q - zero) * scale.
+struct int_rule {
+    unsigned bits = 8;  // 8 or 4
+    bool symmetric = true;
+    bool search = false;  // false: absmax (min and max where asymmetric); true: least squares
+    scale_type scale = scale_type::f32;
+};
+
+// `groups` runs of `group` floats, one after the other; the codes of a run start every `stride` bytes.
+// int8 codes: byte = (q + 128) ^ flip (flip 0x80: two's complement; 0: offset binary).
+// int4 codes: nibble = q + 8, even element in the low nibble; flip is not used.
+struct int_layout {
+    std::size_t groups = 0;
+    std::size_t group = 0;
+    std::size_t stride = 0;
+    std::uint8_t flip = 0;
+};
+
+// A 4-bit code book. value[code]; `threshold` ascends and rank = number of thresholds below the scaled
+// weight; code = code_of_rank[rank]. Codes are packed with the first element in the high nibble.
+struct code_book {
+    float value[16];
+    float threshold[15];
+    std::uint8_t code_of_rank[16];
+};
+
+struct table {
+    const char* name;
+
+    // Chooses scale and zero of every group, scale rounded to rule.scale. Returns the index of the first
+    // group that holds a NaN or an infinity, or `groups`.
+    std::size_t (*choose_int)(const float* src, const int_layout&, const int_rule&, float* scales, float* zeros);
+    // q = clamp(rint(x / scale + zero)). `total` may be null.
+    void (*encode_int)(const float* src, const int_layout&, unsigned bits, const float* scales,
+                       const float* zeros, std::uint8_t* dst, sums* total);
+    void (*decode_int)(const std::uint8_t* src, const int_layout&, unsigned bits, const float* scales,
+                       const float* zeros, float* dst);
+
+    // min(x, 0) and max(x, 0) over src. False where src holds a NaN or an infinity.
+    bool (*extremes)(const float* src, std::size_t count, float* low, float* high);
+    // max |x| of every block of `block` elements; the last may be short, and its absmax is at least 1e-38.
+    // Returns the first block with a NaN or an infinity, or the number of blocks.
+    std::size_t (*absmax_blocks)(const float* src, std::size_t count, std::size_t block, float* absmax);
+    // x * (1 / max(absmax, 1e-38)), in a short last block x / absmax, to the nearest entry: the rule of
+    // bitsandbytes 0.50. An odd count is filled with the code of 0.
+    void (*encode_book)(const float* src, std::size_t count, std::size_t block, const float* absmax,
+                        const code_book&, std::uint8_t* dst, sums* total);
+    void (*decode_book)(const std::uint8_t* src, std::size_t count, std::size_t block, const float* absmax,
+                        const code_book&, float* dst);
+
+    void (*widen_f16)(const std::uint16_t* src, std::size_t count, float* dst);
+    void (*widen_bf16)(const std::uint16_t* src, std::size_t count, float* dst);
+    void (*narrow_f16)(const float* src, std::size_t count, std::uint16_t* dst);
+    void (*narrow_bf16)(const float* src, std::size_t count, std::uint16_t* dst);
+
+    // Adds the sums over src against dst.
+    void (*measure)(const float* src, const float* dst, std::size_t count, sums* total);
+};
+
+}  // namespace bitmill::kernels

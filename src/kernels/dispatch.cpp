@@ -1,0 +1,98 @@
+// Picks the widest instruction set that this CPU and its operating system offer.
+#include <bitmill/kernels/dispatch.hpp>
+
+#include <array>
+#include <atomic>
+
+// Defined once per instruction set by isa.cpp.
+#if defined(BITMILL_HAVE_BASELINE)
+extern "C" const bitmill::kernels::table bitmill_kernels_baseline;
+#endif
+#if defined(BITMILL_HAVE_AVX2)
+extern "C" const bitmill::kernels::table bitmill_kernels_avx2;
+#endif
+#if defined(BITMILL_HAVE_AVX512BW)
+extern "C" const bitmill::kernels::table bitmill_kernels_avx512bw;
+#endif
+#if defined(BITMILL_HAVE_NEON64)
+extern "C" const bitmill::kernels::table bitmill_kernels_neon64;
+#endif
+
+namespace bitmill {
+namespace {
+
+struct candidate {
+    const kernels::table* table;
+    bool (*runs_here)();
+};
+
+// Slowest first.
+constexpr std::array candidates{
+#if defined(BITMILL_HAVE_BASELINE)
+    candidate{&bitmill_kernels_baseline, [] { return true; }},
+#endif
+#if defined(BITMILL_HAVE_AVX2)
+    candidate{&bitmill_kernels_avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); }},
+#endif
+#if defined(BITMILL_HAVE_AVX512BW)
+    candidate{&bitmill_kernels_avx512bw,
+              [] {
+                  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("f16c");
+              }},
+#endif
+#if defined(BITMILL_HAVE_NEON64)
+    candidate{&bitmill_kernels_neon64, [] { return true; }},
+#endif
+};
+
+const kernels::table* best() {
+    const kernels::table* found = candidates[0].table;
+    for (const auto& one : candidates)
+        if (one.runs_here()) found = one.table;
+    return found;
+}
+
+std::atomic<const kernels::table*>& chosen() {
+    static std::atomic<const kernels::table*> table{best()};
+    return table;
+}
+
+}  // namespace
+
+std::vector<std::string> isa_available() {
+    std::vector<std::string> names;
+    for (const auto& one : candidates)
+        if (one.runs_here()) names.emplace_back(one.table->name);
+    return names;
+}
+
+std::string isa() { return kernels::active().name; }
+
+result<void> set_isa(std::string_view name) {
+    if (const auto* table = kernels::find(name)) {
+        chosen().store(table);
+        return {};
+    }
+    std::string names;
+    bool known = false;
+    for (const auto& one : candidates) known = known || name == one.table->name;
+    for (const auto& one : isa_available()) names.append(names.empty() ? "" : ", ").append(one);
+    return error{.code = known ? error_code::unsupported : error_code::invalid_argument,
+                 .message = (known ? "this CPU cannot run isa '" : "there is no isa '") + std::string(name) +
+                            "'; available: " + names};
+}
+
+namespace kernels {
+
+const table& active() noexcept { return *chosen().load(std::memory_order_relaxed); }
+
+const table* find(std::string_view name) noexcept {
+    for (const auto& one : candidates)
+        if (name == one.table->name && one.runs_here()) return one.table;
+    return nullptr;
+}
+
+}  // namespace kernels
+}  // namespace bitmill
