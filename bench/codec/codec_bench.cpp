@@ -1,5 +1,6 @@
 // Encoding and decoding 256 MiB of f32 on two threads, beside memcpy and memset of the same run.
 // Destinations are touched before the clock starts. bytes_per_second counts the f32 side.
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -119,6 +120,8 @@ int main(int argc, char** argv) {
     const auto int8_group = int_scheme(scheme_type::int8, 128);
     const auto int4_group = int_scheme(scheme_type::int4, 128);
     const auto nf4 = book_scheme(scheme_type::nf4);
+    if (const char* forced = std::getenv("BITMILL_FORCE_ISA")) bitmill::set_isa(forced).value();
+    shared();  // filled before any clock starts
     add("memcpy", memory_copy);
     add("memset", memory_set);
     for (const bool measure : {false, true}) {

@@ -16,4 +16,9 @@
 #include <bitmill/io/file.hpp>
 #include <bitmill/io/safetensors.hpp>
 #include <bitmill/kernels/dispatch.hpp>
+#include <bitmill/mill/mill.hpp>
+#include <bitmill/mill/options.hpp>
+#include <bitmill/mill/plan.hpp>
+#include <bitmill/mill/report.hpp>
+#include <bitmill/mill/stored.hpp>
 #include <bitmill/version.hpp>

@@ -8,6 +8,7 @@
 #include <span>
 
 #include <bitmill/codec/scheme.hpp>
+#include <bitmill/core/config.hpp>
 #include <bitmill/kernels/table.hpp>
 
 namespace bitmill {

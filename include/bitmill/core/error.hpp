@@ -85,8 +85,14 @@ public:
         if (!*this) throw exception(error());
         return std::get<0>(std::move(state_));
     }
+    [[nodiscard]] const T& value() const& {
+        if (!*this) throw exception(error());
+        return std::get<0>(state_);
+    }
     [[nodiscard]] T* operator->() { return &value(); }
+    [[nodiscard]] const T* operator->() const { return &value(); }
     [[nodiscard]] T& operator*() & { return value(); }
+    [[nodiscard]] const T& operator*() const& { return value(); }
     [[nodiscard]] const bitmill::error& error() const { return std::get<1>(state_); }
 
 private:

@@ -11,6 +11,11 @@
 #include <bitmill/kernels/table.hpp>
 
 #define BITMILL_FLATTEN inline __attribute__((always_inline))
+#if defined(__clang__)
+#define BITMILL_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define BITMILL_UNROLL _Pragma("GCC unroll 4")
+#endif
 
 namespace bitmill::kernels {
 
@@ -94,11 +99,18 @@ BITMILL_FLATTEN f32x16<Arch> magnitude(const f32x16<Arch>& a) {
     return lanewise(a, a, [](const auto& x, const auto&) __attribute__((always_inline)) { return xsimd::abs(x); });
 }
 
-// Half to even for |x| <= 2^22: the sum has no bits below 1. Two adds on every ISA; SSE2 has no roundps.
+// Half to even for |x| <= 2^22. Without roundps (SSE4.1) the sum with 1.5 * 2^23 has no bits below 1.
 template <class Arch>
 BITMILL_FLATTEN f32x16<Arch> round_small(const f32x16<Arch>& a) {
-    const auto magic = spread<Arch>(12582912.0f);  // 1.5 * 2^23
+#if defined(__AVX512F__)
+    return {{_mm512_roundscale_ps(a.v[0], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}};
+#elif defined(__AVX2__)
+    return {{_mm256_round_ps(a.v[0], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+             _mm256_round_ps(a.v[1], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}};
+#else
+    const auto magic = spread<Arch>(12582912.0f);
     return (a + magic) - magic;
+#endif
 }
 
 // --- per instruction set ------------------------------------------------------------------------------

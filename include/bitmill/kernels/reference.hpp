@@ -82,19 +82,21 @@ inline std::size_t choose_int(const float* src, const int_layout& layout, const 
             low = std::min(low, src[i]);
             high = std::max(high, src[i]);
         }
-        const auto score = [&](float inverse, float bottom, float top) {
-            lane_sum xq;
-            lane_sum qq;
-            for (std::size_t i = 0; i < layout.group; ++i) {
-                const float q = std::nearbyint(clamp(src[i] * inverse, bottom, top));
-                xq.lane[i % 16] += src[i] * q;
-                qq.lane[i % 16] += q * q;
+        const auto score = [&](const fit_trial* trials, int total, fit_sums* sums) {
+            for (int t = 0; t < total; ++t) {
+                lane_sum xq;
+                lane_sum qq;
+                for (std::size_t i = 0; i < layout.group; ++i) {
+                    const float q = std::nearbyint(clamp(src[i] * trials[t].inverse, trials[t].low, trials[t].high));
+                    xq.lane[i % 16] += src[i] * q;
+                    qq.lane[i % 16] += q * q;
+                }
+                sums[t] = {xq.fold(), qq.fold()};
             }
-            return fit_sums{xq.fold(), qq.fold()};
         };
         zeros[g] = 0;
         if (rule.symmetric) {
-            scales[g] = rule.search ? search_symmetric(low, high, limits, rule.scale, score)
+            scales[g] = rule.search ? search_symmetric(high >= -low ? high : low, limits, rule.scale, score)
                                     : symmetric_scale(std::max(high, -low), limits, rule.scale);
         } else {
             scales[g] = rule.search ? search_asymmetric(low, high, limits, rule.scale, &zeros[g], score)

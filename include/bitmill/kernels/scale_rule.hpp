@@ -33,12 +33,18 @@ struct fit_sums {
     return scale;
 }
 
+[[nodiscard]] constexpr float below_in_bf16(float x) {  // x > 0
+    return f32_from_bf16(static_cast<std::uint16_t>(__builtin_bit_cast(std::uint32_t, x) >> 16));
+}
+
 // A scale of 0 becomes the machine epsilon of its type, as compressed-tensors does: all codes are then 0
-// for a group of zeros, and nothing divides by 0. A scale past its type's range becomes the largest, so that
-// nothing decodes to NaN.
-[[nodiscard]] constexpr float usable_scale(float scale, scale_type type) {
+// for a group of zeros, and nothing divides by 0. A scale whose largest code would decode to infinity becomes
+// the largest whose does not (that takes weights above 3.37e38).
+[[nodiscard]] constexpr float usable_scale(float scale, float largest_code, scale_type type) {
+    const float cap = 3.4028235e38f / largest_code;
+    if (round_scale(scale, type) > (type == scale_type::f16 ? 65504.0f : cap))
+        return type == scale_type::f16 ? 65504.0f : type == scale_type::f32 ? cap : below_in_bf16(cap);
     const float rounded = round_scale(scale, type);
-    if (rounded > 3.4028234e38f) return type == scale_type::f16 ? 65504.0f : f32_from_bf16(0x7f7f);
     if (rounded != 0) return rounded;
     return type == scale_type::f16 ? 0x1p-10f : type == scale_type::bf16 ? 0x1p-7f : 0x1p-23f;
 }
@@ -50,7 +56,7 @@ struct fit_sums {
 [[nodiscard]] constexpr float clamp(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
 [[nodiscard]] constexpr float symmetric_scale(float most, const int_limits& limits, scale_type type) {
-    return usable_scale(most / (limits.levels / 2), type);
+    return usable_scale(most / (limits.levels / 2), -limits.low, type);
 }
 
 // low <= 0 <= high. The range of two huge values may overflow; their shares do not.
@@ -59,7 +65,7 @@ struct fit_sums {
     const float range = high - low;
     const bool overflows = !(range <= 3.402823466e38f);
     const float scale =
-        usable_scale(overflows ? high / limits.levels - low / limits.levels : range / limits.levels, type);
+        usable_scale(overflows ? high / limits.levels - low / limits.levels : range / limits.levels, limits.levels, type);
     *zero = round_half_even(clamp(limits.low - low / scale, limits.low, limits.high));
     return scale;
 }
@@ -69,7 +75,14 @@ struct fit_sums {
 
 // --- least squares ------------------------------------------------------------------------------------------
 // For codes q the best scale is sum(xq) / sum(qq), and it removes sum(xq)^2 / sum(qq) of the squared error:
-// the trial with the largest such score wins. `score(inverse_scale, low, high)` returns both sums.
+// the trial with the largest such score wins. `fit(trials, count, sums)` computes both sums of every trial; a
+// vector kernel runs several side by side, which hides the latency of their additions.
+
+struct fit_trial {
+    float inverse;  // of the trial scale
+    float low;      // limits of q - zero
+    float high;
+};
 
 struct best_fit {
     double score = 0;
@@ -81,7 +94,7 @@ struct best_fit {
         const double gain = static_cast<double>(sums.xq) * static_cast<double>(sums.xq) / static_cast<double>(sums.qq);
         const float fitted = sums.xq / sums.qq;
         const float size = fitted < 0 ? -fitted : fitted;
-        if (!(gain > score) || !(size <= 3e38f) || size == 0) return false;
+        if (!(gain > score) || !(size <= 1e36f) || size == 0) return false;
         score = gain;
         scale = fitted;
         zero = zero_point;
@@ -90,50 +103,67 @@ struct best_fit {
 };
 
 // Codes re-rounded against the fitted scale fit no worse; two rounds reach the fixed point on real weights.
-template <class Score>
-inline void refine(best_fit& best, const int_limits& limits, const Score& score) {
-    for (int round = 0; round < 2 && best.score > 0; ++round)
-        if (!best.offer(score(1.0f / best.scale, limits.low - best.zero, limits.high - best.zero), best.zero)) break;
-}
-
-// METHODS S1: the signed extreme maps to -2^(bits-1), so the scale is negative where the extreme is positive
-// and all 2^bits codes serve; 19 trial scales around it.
-template <class Score>
-[[nodiscard]] inline float search_symmetric(float low, float high, const int_limits& limits, scale_type type,
-                                            const Score& score) {
-    const float extreme = high >= -low ? high : low;
-    best_fit best;
-    for (int k = -9; k <= 9; ++k) {
-        const float inverse = (limits.low - 0.1f * static_cast<float>(k)) / extreme;
-        if (inverse - inverse == 0) best.offer(score(inverse, limits.low, limits.high), 0);
+template <class Fit>
+inline void refine(best_fit& best, const int_limits& limits, const Fit& fit) {
+    for (int round = 0; round < 2 && best.score > 0; ++round) {
+        const fit_trial trial{1.0f / best.scale, limits.low - best.zero, limits.high - best.zero};
+        fit_sums sums{};
+        fit(&trial, 1, &sums);
+        if (!best.offer(sums, best.zero)) break;
     }
-    refine(best, limits, score);
-    const float scale = round_scale(best.scale, type);
-    if (scale != 0 && scale - scale == 0) return scale;
-    return symmetric_scale(high > -low ? high : -low, limits, type);
 }
 
-// METHODS S2 with an integer zero point: 12 shrunken ranges, the zero point rounded down and up.
-template <class Score>
+[[nodiscard]] constexpr bool is_finite(float x) { return x - x == 0; }
+
+// The signed extreme maps near -2^(bits-1), so the scale is negative where the extreme is positive and all
+// 2^bits codes serve. Eight trial scales from a tenth above the range down to 0.59 of it (long groups gain
+// from clipping their tail), then four around the best of them.
+template <class Fit>
+[[nodiscard]] inline float search_symmetric(float extreme, const int_limits& limits, scale_type type, const Fit& fit) {
+    constexpr float coarse[] = {0.91f, 0.97f, 1.03f, 1.10f, 1.19f, 1.30f, 1.46f, 1.70f};
+    constexpr float fine[] = {0.97f, 0.985f, 1.015f, 1.03f};
+    const float whole = limits.low / extreme;
+    fit_trial trials[8];
+    fit_sums sums[8];
+    best_fit best;
+    const auto offer_all = [&](const float* factors, int count, float around) {
+        for (int i = 0; i < count; ++i) trials[i] = {around * factors[i], limits.low, limits.high};
+        fit(trials, count, sums);
+        float found = around;
+        for (int i = 0; i < count; ++i)
+            if (best.offer(sums[i], 0)) found = trials[i].inverse;
+        return found;
+    };
+    if (is_finite(whole * coarse[7])) offer_all(fine, 4, offer_all(coarse, 8, whole));
+    refine(best, limits, fit);
+    const float scale = round_scale(best.scale, type);
+    if (scale != 0 && is_finite(scale)) return scale;
+    return symmetric_scale(extreme < 0 ? -extreme : extreme, limits, type);
+}
+
+// 12 shrunken ranges, the zero point rounded down and up.
+template <class Fit>
 [[nodiscard]] inline float search_asymmetric(float low, float high, const int_limits& limits, scale_type type,
-                                             float* zero, const Score& score) {
-    float min_max_zero = 0;
-    const float min_max = asymmetric_scale(low, high, limits, type, &min_max_zero);
+                                             float* zero, const Fit& fit) {
+    constexpr int shrinks = 12;
+    const float min_max = asymmetric_scale(low, high, limits, type, zero);
     const float exact_zero = clamp(limits.low - low / min_max, limits.low, limits.high);
-    const float down = round_half_even(exact_zero) > exact_zero ? min_max_zero - 1 : min_max_zero;
-    best_fit best;
-    for (int shrink = 0; shrink < 12; ++shrink) {
-        const float inverse = 1.0f / (min_max * (1.0f - 0.03f * static_cast<float>(shrink)));
-        if (!(inverse - inverse == 0)) continue;
-        for (int step = 0; step < 2; ++step) {
-            const float point = clamp(down + static_cast<float>(step), limits.low, limits.high);
-            best.offer(score(inverse, limits.low - point, limits.high - point), point);
-        }
+    const float down = round_half_even(exact_zero) > exact_zero ? *zero - 1 : *zero;
+    const float points[2] = {clamp(down, limits.low, limits.high), clamp(down + 1, limits.low, limits.high)};
+    fit_trial trials[2 * shrinks];
+    fit_sums sums[2 * shrinks];
+    for (int i = 0; i < 2 * shrinks; ++i) {
+        const float inverse = 1.0f / (min_max * (1.0f - 0.03f * static_cast<float>(i / 2)));
+        trials[i] = {inverse, limits.low - points[i % 2], limits.high - points[i % 2]};
     }
-    refine(best, limits, score);
+    best_fit best;
+    if (is_finite(trials[2 * shrinks - 1].inverse)) {
+        fit(trials, 2 * shrinks, sums);
+        for (int i = 0; i < 2 * shrinks; ++i) best.offer(sums[i], points[i % 2]);
+    }
+    refine(best, limits, fit);
     const float scale = round_scale(best.scale, type);
-    *zero = min_max_zero;
-    if (!(scale > 0) || !(scale - scale == 0)) return min_max;
+    if (!(scale > 0) || !is_finite(scale)) return min_max;
     *zero = best.zero;
     return scale;
 }

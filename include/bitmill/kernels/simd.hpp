@@ -89,19 +89,34 @@ struct kernels_of {
         return true;
     }
 
-    // q = clamp(rint(x * inverse), low, high): sum of x q and of q q.
-    static BITMILL_FLATTEN fit_sums fit(const float* src, std::size_t count, float inverse, float low, float high) {
-        const lanes scale = spread<Arch>(inverse);
-        const lanes bottom = spread<Arch>(low);
-        const lanes top = spread<Arch>(high);
-        lanes xq = spread<Arch>(0);
-        lanes qq = xq;
+    // q = clamp(rint(x * inverse), low, high): sum of x q and of q q, N trials side by side.
+    template <std::size_t N>
+    static BITMILL_FLATTEN void fit_together(const float* src, std::size_t count, const fit_trial* trials,
+                                             fit_sums* sums) {
+        lanes xq[N];
+        lanes qq[N];
+        BITMILL_UNROLL
+        for (std::size_t t = 0; t < N; ++t) xq[t] = qq[t] = spread<Arch>(0);
         for_each_16(src, count, [&](const lanes& x, std::size_t, std::size_t) __attribute__((always_inline)) {
-            const lanes q = round_small(lower(higher(x * scale, bottom), top));
-            xq = xq + x * q;
-            qq = qq + q * q;
+            BITMILL_UNROLL
+            for (std::size_t t = 0; t < N; ++t) {
+                const lanes scaled = x * spread<Arch>(trials[t].inverse);
+                const lanes bounded = lower(higher(scaled, spread<Arch>(trials[t].low)), spread<Arch>(trials[t].high));
+                const lanes q = round_small(bounded);
+                xq[t] = xq[t] + x * q;
+                qq[t] = qq[t] + q * q;
+            }
         });
-        return {p::fold(xq), p::fold(qq)};
+        BITMILL_UNROLL
+        for (std::size_t t = 0; t < N; ++t) sums[t] = {p::fold(xq[t]), p::fold(qq[t])};
+    }
+
+    // Four side by side fill the 32 registers of AVX-512, two the 16 of AVX2.
+    static void fit(const float* src, std::size_t count, const fit_trial* trials, int total, fit_sums* sums) {
+        constexpr int together = lanes::parts == 1 ? 4 : lanes::parts == 2 ? 2 : 1;
+        int t = 0;
+        for (; t + together <= total; t += together) fit_together<together>(src, count, trials + t, sums + t);
+        for (; t < total; ++t) fit_together<1>(src, count, trials + t, sums + t);
     }
 
     static std::size_t choose_int(const float* src, const int_layout& layout, const int_rule& rule, float* scales,
@@ -119,11 +134,11 @@ struct kernels_of {
             float low = 0;
             float high = 0;
             extremes(src, layout.group, &low, &high);
-            const auto score = [&](float inverse, float bottom, float top) {
-                return fit(src, layout.group, inverse, bottom, top);
+            const auto score = [&](const fit_trial* trials, int total, fit_sums* sums) {
+                fit(src, layout.group, trials, total, sums);
             };
             if (rule.symmetric) {
-                scales[g] = search_symmetric(low, high, limits, rule.scale, score);
+                scales[g] = search_symmetric(high >= -low ? high : low, limits, rule.scale, score);
             } else if (!rule.search) {
                 scales[g] = asymmetric_scale(low, high, limits, rule.scale, &zeros[g]);
             } else {

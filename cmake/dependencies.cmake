@@ -1,0 +1,30 @@
+find_package(Threads REQUIRED)
+# Debian's xsimd target links a target `xtl` that its own config never looks for.
+find_package(xtl CONFIG REQUIRED)
+find_package(xsimd 8.1 CONFIG REQUIRED)
+find_package(nlohmann_json 3.11 CONFIG REQUIRED)
+if(BITMILL_BUILD_CLI)
+    find_package(CLI11 2.1 CONFIG REQUIRED)
+endif()
+if(BITMILL_BUILD_TESTS)
+    find_package(doctest 2.4 CONFIG REQUIRED)
+endif()
+if(BITMILL_BUILD_BENCH)
+    find_package(benchmark 1.7 CONFIG REQUIRED)
+endif()
+
+# The private libraries are headers only. Taking their folders instead of linking their targets keeps them
+# out of the link interface: an imported target is not visible in the folder of an add_subdirectory consumer.
+function(bitmill_use_headers_of target)
+    foreach(library IN LISTS ARGN)
+        target_include_directories(${target} SYSTEM PRIVATE
+            "$<TARGET_PROPERTY:${library},INTERFACE_INCLUDE_DIRECTORIES>")
+    endforeach()
+endfunction()
+
+set(bitmill_header_dependencies)
+foreach(library xsimd nlohmann_json::nlohmann_json)
+    get_target_property(folders ${library} INTERFACE_INCLUDE_DIRECTORIES)
+    list(APPEND bitmill_header_dependencies ${folders})
+endforeach()
+list(REMOVE_DUPLICATES bitmill_header_dependencies)

@@ -1,0 +1,81 @@
+# The kernels are one source, src/kernels/isa.cpp, compiled once per instruction set. Afterwards each object
+# keeps a single global symbol, its table: a weak function (say std::min) compiled with AVX2 could otherwise
+# be the copy that the linker picks for everybody, and crash on a CPU without AVX2.
+
+set(bitmill_flags_baseline "")
+set(bitmill_flags_avx2 -mavx2 -mfma -mf16c)
+set(bitmill_flags_avx512bw -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd ${bitmill_flags_avx2})
+set(bitmill_flags_neon64 "")
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    set(bitmill_isas baseline avx2 avx512bw)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+    set(bitmill_isas neon64)
+else()
+    set(bitmill_isas baseline)
+endif()
+
+# The bits of a result may depend on neither the build type nor the host project's flags.
+# -fno-math-errno changes no value: it only lets sqrt be one instruction.
+set(bitmill_numeric_flags -O2 -ffp-contract=off -fno-fast-math -fno-math-errno)
+
+function(bitmill_configure_numeric target)
+    target_compile_options(${target} PRIVATE ${bitmill_numeric_flags})
+endfunction()
+
+function(bitmill_check_localizer)
+    if(NOT CMAKE_LINKER OR NOT CMAKE_OBJCOPY)
+        message(FATAL_ERROR "bitmill needs ld and objcopy (Debian: binutils); set CMAKE_LINKER, CMAKE_OBJCOPY")
+    endif()
+    execute_process(COMMAND "${CMAKE_LINKER}" --help OUTPUT_VARIABLE help ERROR_QUIET)
+    if(NOT help MATCHES "force-group-allocation")
+        message(FATAL_ERROR "${CMAKE_LINKER} lacks --force-group-allocation: use GNU ld 2.29 or newer, or lld 19")
+    endif()
+endfunction()
+
+function(bitmill_add_isa_objects library)
+    bitmill_check_localizer()
+    if(BITMILL_SANITIZE STREQUAL "address")
+        # clang's flag that the program's globals are registered; a private copy would register them twice.
+        set(keep_for_sanitizer --keep-global-symbol=___asan_globals_registered)
+    endif()
+    foreach(isa IN LISTS bitmill_isas)
+        set(target bitmill_isa_${isa})
+        set(symbol bitmill_kernels_${isa})
+        add_library(${target} OBJECT src/kernels/isa.cpp)
+        bitmill_configure_numeric(${target})
+        # An object of an LTO build holds no code yet, so there would be nothing to make local. Kernels do not
+        # throw; without exceptions the object needs nothing of the C++ runtime either.
+        target_compile_options(${target} PRIVATE -fno-lto -fno-exceptions ${bitmill_flags_${isa}})
+        target_compile_definitions(${target} PRIVATE BITMILL_COMPILED_LIB BITMILL_ISA=${isa})
+        target_compile_features(${target} PRIVATE cxx_std_20)
+        target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/include")
+        bitmill_use_headers_of(${target} xsimd)
+        bitmill_set_warnings(${target})
+        if(isa MATCHES "^avx512" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+            # GCC bug 105593: its own AVX-512 intrinsics initialise a register with itself.
+            target_compile_options(${target} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized)
+        endif()
+        set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON
+                              INTERPROCEDURAL_OPTIMIZATION OFF)
+
+        set(folder "${PROJECT_BINARY_DIR}/isa")
+        set(object "${folder}/${isa}.o")
+        # Groups are dissolved first: a function in a COMDAT group would be dropped at link time in favour
+        # of another object's copy even when its symbol is local.
+        add_custom_command(OUTPUT "${object}"
+            COMMAND "${CMAKE_COMMAND}" -E make_directory "${folder}"
+            COMMAND "${CMAKE_LINKER}" -r --force-group-allocation -o "${folder}/${isa}.all.o"
+                    "$<TARGET_OBJECTS:${target}>"
+            COMMAND "${CMAKE_OBJCOPY}" --keep-global-symbol=${symbol} ${keep_for_sanitizer}
+                    "${folder}/${isa}.all.o" "${object}"
+            DEPENDS ${target} "$<TARGET_OBJECTS:${target}>"
+            COMMENT "Keeping only ${symbol} of the ${isa} kernels"
+            COMMAND_EXPAND_LISTS VERBATIM)
+        set_source_files_properties("${object}" PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
+        target_sources(${library} PRIVATE "${object}")
+        string(TOUPPER "BITMILL_HAVE_${isa}" have)
+        target_compile_definitions(${library} PRIVATE ${have})
+        set_property(GLOBAL APPEND PROPERTY bitmill_isa_objects "${object}")
+    endforeach()
+endfunction()

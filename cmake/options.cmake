@@ -1,0 +1,20 @@
+include(GNUInstallDirs)
+
+option(BUILD_SHARED_LIBS "Build bitmill as a shared library" OFF)
+option(BITMILL_BUILD_CLI "Build the bitmill command" ${PROJECT_IS_TOP_LEVEL})
+option(BITMILL_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
+option(BITMILL_BUILD_BENCH "Build the benchmarks" ${PROJECT_IS_TOP_LEVEL})
+option(BITMILL_INSTALL "Install headers, library and command" ${PROJECT_IS_TOP_LEVEL})
+option(BITMILL_WERROR "Treat warnings as errors" ${PROJECT_IS_TOP_LEVEL})
+set(BITMILL_SANITIZE "" CACHE STRING "Sanitizers: empty, address (with undefined) or thread")
+set_property(CACHE BITMILL_SANITIZE PROPERTY STRINGS "" address thread)
+
+if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+    set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+# Modules are not used, and scanning for them costs a run of the preprocessor per file.
+set(CMAKE_CXX_SCAN_FOR_MODULES OFF)
+set(CMAKE_CXX_EXTENSIONS OFF)
+if(PROJECT_IS_TOP_LEVEL)
+    set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+endif()

@@ -1,0 +1,211 @@
+#pragma once
+
+#include <bitmill/io/atomic_folder.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <bitmill/detail/beneath-inl.hpp>
+#include <bitmill/detail/folder_tools-inl.hpp>
+#include <bitmill/detail/io_error-inl.hpp>
+
+namespace bitmill {
+
+namespace detail {
+inline constexpr const char* partial_suffix = ".bitmill-partial";
+// Only where the file system cannot exchange two names: OUT waits here while the new folder moves in.
+inline constexpr const char* old_suffix = ".bitmill-old";
+}  // namespace detail
+
+BITMILL_INLINE atomic_folder::atomic_folder(atomic_folder&& other) noexcept
+    : out_(std::move(other.out_)), name_(std::move(other.name_)), force_(other.force_),
+      parent_fd_(std::exchange(other.parent_fd_, -1)), partial_fd_(std::exchange(other.partial_fd_, -1)) {}
+
+BITMILL_INLINE atomic_folder& atomic_folder::operator=(atomic_folder&& other) noexcept {
+    if (this != &other) {
+        discard();
+        out_ = std::move(other.out_);
+        name_ = std::move(other.name_);
+        force_ = other.force_;
+        parent_fd_ = std::exchange(other.parent_fd_, -1);
+        partial_fd_ = std::exchange(other.partial_fd_, -1);
+    }
+    return *this;
+}
+
+BITMILL_INLINE atomic_folder::~atomic_folder() { discard(); }
+
+BITMILL_INLINE result<atomic_folder> atomic_folder::create(const std::string& out,
+                                                           const std::string& source_root, bool force) {
+    namespace fs = std::filesystem;
+    const auto refuse = [&](std::string message) {
+        return detail::make_error(error_code::invalid_argument, std::move(message), out);
+    };
+    std::string trimmed = out;
+    while (trimmed.size() > 1 && trimmed.back() == '/') trimmed.pop_back();
+    const auto slash = trimmed.rfind('/');
+    atomic_folder made;
+    made.force_ = force;
+    made.name_ = slash == std::string::npos ? trimmed : trimmed.substr(slash + 1);
+    if (detail::why_not_relative(made.name_) != nullptr)
+        return refuse("the output needs a folder name of its own");
+    if (made.name_.ends_with(detail::partial_suffix) || made.name_.ends_with(detail::old_suffix))
+        return refuse("names with this ending are for unfinished work; choose another");
+    const std::string parent = slash == std::string::npos ? "." : slash == 0 ? "/" : trimmed.substr(0, slash);
+    std::error_code failed;
+    const fs::path real_parent = fs::canonical(parent, failed);
+    if (failed)
+        return detail::os_error(failed.value(), "the output's parent folder must be there already", parent);
+    made.out_ = (real_parent / made.name_).string();
+    made.parent_fd_ = ::open(real_parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (made.parent_fd_ < 0) return detail::os_error(errno, "cannot open the output's parent folder", parent);
+    if (auto checked = made.check_out(source_root); !checked) return checked.error();
+    if (auto locked = made.acquire_partial(); !locked) return locked.error();
+    // Under the lock once more: another process may have just finished, or an OUT been recovered.
+    if (auto checked = made.check_out({}); !checked) return checked.error();
+    return made;
+}
+
+BITMILL_INLINE result<void> atomic_folder::check_out(const std::string& source_root) const {
+    const auto refuse = [&](std::string message) {
+        return detail::make_error(error_code::invalid_argument, std::move(message), out_);
+    };
+    if (!source_root.empty()) {
+        for (const std::string& name : {name_, name_ + detail::partial_suffix, name_ + detail::old_suffix}) {
+            auto holds = detail::is_at_or_above(parent_fd_, name, source_root);
+            if (!holds) return holds.error();
+            if (*holds)
+                return refuse("the model that is read, " + source_root +
+                              ", lies in it or is it; choose another output");
+        }
+    }
+    struct stat facts{};
+    if (::fstatat(parent_fd_, name_.c_str(), &facts, AT_SYMLINK_NOFOLLOW) != 0) {
+        if (errno == ENOENT) return {};
+        return detail::os_error(errno, "cannot look at the output", out_);
+    }
+    if (S_ISLNK(facts.st_mode)) return refuse("is a symbolic link; give the folder itself");
+    if (!S_ISDIR(facts.st_mode)) return refuse("is not a folder; choose another output");
+    if (!force_) return refuse("exists already; choose another output, or replace it with --force");
+    auto replaceable = detail::looks_replaceable(parent_fd_, name_, out_);
+    if (!replaceable) return replaceable.error();
+    if (!*replaceable)
+        return refuse(
+            "is a folder that does not look like a model (no config.json, no *.safetensors), so not even "
+            "--force deletes it; choose another output");
+    return {};
+}
+
+BITMILL_INLINE result<void> atomic_folder::acquire_partial() {
+    const std::string partial = name_ + detail::partial_suffix;
+    const std::string shown = out_ + detail::partial_suffix;
+    // A lock on a folder that was swapped in or deleted meanwhile is worth nothing: look again.
+    for (int attempt = 0; attempt < 100; ++attempt) {
+        if (::mkdirat(parent_fd_, partial.c_str(), 0777) != 0 && errno != EEXIST)
+            return detail::os_error(errno, "cannot make the folder", shown);
+        detail::unique_fd fd(
+            ::openat(parent_fd_, partial.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+        if (!fd && errno == ENOENT) continue;
+        if (!fd) return detail::os_error(errno, "cannot open the folder for unfinished work", shown);
+        if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+            if (errno != EWOULDBLOCK) return detail::os_error(errno, "cannot lock the folder", shown);
+            return detail::make_error(error_code::io, "another bitmill is writing it; wait for it to end",
+                                      out_);
+        }
+        if (!detail::is_entry(parent_fd_, partial, fd.get())) continue;
+        if (auto emptied = detail::empty_folder(shown); !emptied) return emptied;
+        partial_fd_ = fd.release();
+        return detail::recover_old(parent_fd_, name_, out_);
+    }
+    return detail::make_error(error_code::io, "other processes keep writing it; wait for them to end", out_);
+}
+
+BITMILL_INLINE std::string atomic_folder::path_of(const std::string& relative) const {
+    const std::string path = out_ + detail::partial_suffix + "/" + relative;
+    if (const char* why = detail::why_not_relative(relative))
+        throw exception(detail::make_error(error_code::invalid_argument, why, path));
+    std::error_code failed;
+    std::filesystem::create_directories(std::filesystem::path(path).parent_path(), failed);
+    if (failed) throw exception(detail::os_error(failed.value(), "cannot make its folder", path));
+    return path;
+}
+
+BITMILL_INLINE result<void> atomic_folder::commit() {
+    if (partial_fd_ < 0)
+        return detail::make_error(error_code::invalid_argument, "the folder is already committed", out_);
+    if (auto synced = detail::sync_tree(out_ + detail::partial_suffix); !synced) return synced;
+    if (auto checked = check_out({}); !checked) return checked;
+    return swap_in();
+}
+
+BITMILL_INLINE result<void> atomic_folder::swap_in() {
+    const std::string partial = name_ + detail::partial_suffix;
+    const std::string old_name = name_ + detail::old_suffix;
+    const auto failed = [&] {
+        return detail::os_error(errno, "cannot move the finished folder to its place", out_);
+    };
+    detail::unique_fd old(
+        ::openat(parent_fd_, name_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    std::string old_at;
+    if (!old) {
+        if (detail::rename_with(parent_fd_, partial, name_, RENAME_NOREPLACE) != 0) return failed();
+    } else {
+        // The old folder is about to bear the partial's name: the lock keeps a second process, which would
+        // take it for a stale partial, away until it is gone.
+        ::flock(old.get(), LOCK_EX | LOCK_NB);
+        if (detail::rename_with(parent_fd_, partial, name_, RENAME_EXCHANGE) == 0) {
+            old_at = partial;
+        } else {
+            if (errno != EINVAL && errno != ENOSYS) return failed();
+            if (detail::rename_with(parent_fd_, name_, old_name, RENAME_NOREPLACE) != 0) return failed();
+            if (detail::rename_with(parent_fd_, partial, name_, RENAME_NOREPLACE) != 0) {
+                const error why = failed();
+                ::renameat(parent_fd_, old_name.c_str(), parent_fd_, name_.c_str());
+                return why;
+            }
+            old_at = old_name;
+        }
+    }
+    // From here on OUT is the new folder, whatever else fails.
+    ::close(std::exchange(partial_fd_, -1));
+    const auto after = [&](error why) {
+        why.message = "the new folder is in place, but: " + why.message;
+        return why;
+    };
+    if (detail::fsync_retrying(parent_fd_) != 0)
+        return after(detail::os_error(errno, "cannot bring its name to disk", out_));
+    if (old_at.empty()) return {};
+    const std::string old_path = std::filesystem::path(out_).parent_path() / old_at;
+    if (auto deleted = detail::delete_folder(parent_fd_, old_at, old_path); !deleted)
+        return after(deleted.error());
+    if (detail::fsync_retrying(parent_fd_) != 0)
+        return after(detail::os_error(errno, "cannot bring the deletion of the old one to disk", out_));
+    return {};
+}
+
+BITMILL_INLINE void atomic_folder::discard() noexcept {
+    if (partial_fd_ >= 0) {
+        try {
+            // Nobody to tell: the next run deletes what is left.
+            (void)detail::delete_folder(parent_fd_, name_ + detail::partial_suffix,
+                                        out_ + detail::partial_suffix);
+        } catch (...) {
+        }
+        ::close(std::exchange(partial_fd_, -1));
+    }
+    if (parent_fd_ >= 0) ::close(std::exchange(parent_fd_, -1));
+}
+
+}  // namespace bitmill

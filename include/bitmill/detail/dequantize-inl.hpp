@@ -1,0 +1,215 @@
+#pragma once
+
+#include <algorithm>
+
+#include <bitmill/codec/codec.hpp>
+#include <bitmill/detail/hf_config-inl.hpp>
+#include <bitmill/detail/tile_runner-inl.hpp>
+#include <bitmill/detail/work-inl.hpp>
+#include <bitmill/mill/mill.hpp>
+#include <bitmill/mill/stored.hpp>
+
+namespace bitmill {
+namespace detail {
+
+class dequantizer {
+public:
+    dequantizer(const checkpoint& model, const stored_model& stored, std::optional<dtype> type, const work_options& options)
+        : model_(model), stored_(stored), type_(type), runner_(options, total_bytes(stored)) {}
+
+    [[nodiscard]] dtype output_type(const stored_tensor& t) const {
+        return facts(t.type).weight ? type_.value_or(t.type) : t.type;
+    }
+    [[nodiscard]] static std::uint64_t output_bytes(const stored_tensor& t, dtype type) {
+        return t.scheme || type != t.type ? t.elements * element_bytes(type) : t.bytes;
+    }
+
+    void place(weight_files& files) {
+        for (const auto& t : stored_.tensors) {
+            const dtype type = output_type(t);
+            places_.push_back(files.add(t.codes.shard, {t.name, type, t.shape}, output_bytes(t, type)));
+        }
+    }
+
+    result<void> write(weight_files& files) {
+        std::vector<tile> tiles;
+        std::uint64_t footprint = 0;
+        for (std::size_t i = 0; i < stored_.tensors.size(); ++i) {
+            const auto& t = stored_.tensors[i];
+            const cut c(t, output_type(t));
+            footprint = std::max(footprint, c.footprint);
+            for (std::uint64_t first = 0; first < c.units; first += c.per_tile)
+                tiles.push_back({i, first, std::min(c.per_tile, c.units - first)});
+        }
+        return runner_.run(
+            tiles, footprint,
+            [&](std::size_t, const tile& one, tile_buffers& buffers) { return write_tile(one, buffers, files); },
+            [&](const tile& one) {
+                const auto& t = stored_.tensors[one.tensor];
+                const cut c(t, output_type(t));
+                return c.units == 0 ? 0 : t.bytes / c.units * one.count;
+            });
+    }
+
+private:
+    // Rows of integer codes, elements of blocks and casts, bytes of copies.
+    struct cut {
+        std::uint64_t units;
+        std::uint64_t per_tile = tile_bytes / 4;
+        std::uint64_t footprint = 0;
+        cut(const stored_tensor& t, dtype type) : units(t.elements) {
+            if (!t.scheme && type == t.type) {
+                units = t.bytes;
+                per_tile = tile_bytes;
+                footprint = tile_bytes;
+            } else if (t.scheme && facts(t.scheme->type).integer) {
+                units = t.shape[0];
+                per_tile = std::max<std::uint64_t>(1, tile_bytes / 4 / std::max<std::uint64_t>(t.shape[1], 1));
+                footprint = std::min(units, per_tile) * t.shape[1] * 8 + t.shape[1] * 4 + tile_bytes;
+            } else {
+                if (t.scheme && t.scheme->double_quant)
+                    per_tile = std::max<std::uint64_t>(per_tile, nested_block * t.scheme->group_size);
+                footprint = std::min(units, per_tile) * 12 + tile_bytes;
+            }
+        }
+    };
+
+    [[nodiscard]] static std::uint64_t total_bytes(const stored_model& stored) {
+        std::uint64_t sum = 0;
+        for (const auto& t : stored.tensors) sum += t.bytes;
+        return sum;
+    }
+
+    result<void> read(checkpoint::location at, std::uint64_t offset, std::byte* to, std::uint64_t count) const {
+        const auto& file = model_.shard(at.shard);
+        auto done = file.file().read_at(file[at.tensor].offset + offset, {to, static_cast<std::size_t>(count)});
+        if (done) return {};
+        error what = done.error();
+        what.tensor = std::string(file[at.tensor].name);
+        return what;
+    }
+
+    result<void> write_tile(const tile& one, tile_buffers& buffers, weight_files& files) const {
+        const auto& t = stored_.tensors[one.tensor];
+        const dtype type = output_type(t);
+        if (t.scheme) return write_decoded(one, t, type, buffers, files);
+        if (type == t.type) {
+            std::byte* bytes = tile_buffers::grow(buffers.source, one.count);
+            if (auto done = read(t.codes, one.first, bytes, one.count); !done) return done;
+            return files.write(places_[one.tensor], one.first, bytes, one.count);
+        }
+        const std::uint64_t width = element_bytes(t.type);
+        std::byte* bytes = tile_buffers::grow(buffers.source, one.count * width);
+        if (auto done = read(t.codes, one.first * width, bytes, one.count * width); !done) return done;
+        std::byte* output = tile_buffers::grow(buffers.output, one.count * element_bytes(type));
+        cast({t.type, bytes, 1, static_cast<std::size_t>(one.count)}, type, output);
+        return files.write(places_[one.tensor], one.first * element_bytes(type), output, one.count * element_bytes(type));
+    }
+
+    result<void> write_decoded(const tile& one, const stored_tensor& t, dtype type, tile_buffers& buffers,
+                               weight_files& files) const {
+        const scheme& s = *t.scheme;
+        const bool rows = facts(s.type).integer;
+        const std::uint64_t cols = rows ? t.shape[1] : 1;
+        const auto sizes_of = [&](std::uint64_t units) {
+            return encode_bound(s, rows ? units : 1, rows ? cols : units).value();
+        };
+        const encoded_sizes sizes = sizes_of(one.count);
+        encoded_sizes before = sizes_of(one.first);
+        if (s.granularity == granularity::per_tensor) before.scales = 0;
+        // Each part begins at a multiple of 16: scales are read as floats.
+        const auto aligned = [](std::uint64_t bytes) { return ceil_div(bytes, 16) * 16; };
+        std::byte* bytes = tile_buffers::grow(buffers.source,
+                                              aligned(sizes.codes) + aligned(sizes.scales) + aligned(sizes.nested_scales));
+        encoded_view coded{bytes, bytes + aligned(sizes.codes), nullptr,
+                           bytes + aligned(sizes.codes) + aligned(sizes.scales), t.nested_offset};
+        if (auto done = read(t.codes, before.codes, coded.codes, sizes.codes); !done) return done;
+        if (auto done = read(t.scales, before.scales, coded.scales, sizes.scales); !done) return done;
+        if (s.double_quant)
+            if (auto done = read(t.nested_scales, before.nested_scales, coded.nested_scales, sizes.nested_scales); !done)
+                return done;
+        const std::uint64_t elements = one.count * cols;
+        std::byte* output = tile_buffers::grow(buffers.output, elements * element_bytes(type));
+        if (auto done = decode(s, coded, static_cast<std::size_t>(rows ? one.count : 1),
+                               static_cast<std::size_t>(rows ? cols : one.count), type, output);
+            !done)
+            return done;
+        return files.write(places_[one.tensor], one.first * cols * element_bytes(type), output, elements * element_bytes(type));
+    }
+
+    const checkpoint& model_;
+    const stored_model& stored_;
+    std::optional<dtype> type_;
+    tile_runner runner_;
+    std::vector<weight_files::place> places_;
+};
+
+inline std::string plain_config(const std::string& text, std::optional<dtype> type) {
+    auto config = parse_config(text);
+    config.erase("quantization_config");
+    if (type) set_config_dtype(config, facts(*type).torch);
+    return config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+inline result<mill_report> dequantize(const std::string& path, const std::string& out, std::optional<dtype> type,
+                                      const work_options& options) {
+    const stopwatch clock;
+    if (type && *type != dtype::f32 && *type != dtype::f16 && *type != dtype::bf16)
+        return error{.code = error_code::invalid_argument, .message = "dequantize writes f32, f16 or bf16"};
+    auto model = checkpoint::open(path);
+    if (!model) return model.error();
+    auto stored = read_stored(*model);
+    if (!stored) return stored.error();
+    std::optional<atomic_folder> folder;
+    if (!options.dry_run) {
+        auto made = atomic_folder::create(out, model->root(), options.force);
+        if (!made) return made.error();
+        folder.emplace(std::move(made).value());
+    }
+    dequantizer work(*model, *stored, type, options);
+    weight_files files(*model);
+    work.place(files);
+    auto bytes = files.file_bytes();
+    if (!bytes) return bytes.error();
+    mill_report report;
+    if (folder) {
+        if (auto done = files.create(*folder); !done) return done.error();
+        if (auto done = work.write(files); !done) return done.error();
+        if (auto done = files.finish(*folder); !done) return done.error();
+        if (auto done = complete(*model, plain_config(model->config_text(), type), *folder); !done)
+            return done.error();
+    }
+    report.source = path;
+    report.output = out;
+    report.requested = type ? facts(*type).torch : "dtype before";
+    report.format = to_text(format::plain);
+    report.dry_run = options.dry_run;
+    report.source_bytes = source_file_bytes(*model);
+    report.bytes = *bytes;
+    report.side_bytes = side_file_bytes(*model);
+    for (const auto& t : stored->tensors) {
+        tensor_report row;
+        row.name = t.name;
+        row.shape = t.shape;
+        row.source_dtype = t.type;
+        const dtype to = work.output_type(t);
+        row.requested = row.effective = t.scheme || to != t.type ? std::string(facts(to).torch) : "keep";
+        row.reason = t.scheme ? to_text(*t.scheme) : "not coded";
+        row.elements = t.elements;
+        row.source_bytes = t.bytes;
+        row.bytes = dequantizer::output_bytes(t, to);
+        if (facts(t.type).weight) report.parameters += t.elements;
+        report.tensors.push_back(std::move(row));
+    }
+    report.seconds = clock.seconds();
+    return report;
+}
+
+}  // namespace detail
+
+BITMILL_INLINE result<mill_report> dequantize(const std::string& model, const std::string& out, std::optional<dtype> type,
+                                              const work_options& options) {
+    return detail::guard([&]() -> result<mill_report> { return detail::dequantize(model, out, type, options); });
+}
+
+}  // namespace bitmill

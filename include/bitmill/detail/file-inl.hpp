@@ -1,0 +1,213 @@
+#pragma once
+
+#include <bitmill/io/file.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <bitmill/core/checked.hpp>
+#include <bitmill/detail/beneath-inl.hpp>
+#include <bitmill/detail/io_error-inl.hpp>
+
+namespace bitmill {
+
+namespace detail {
+
+inline const char* file_kind(mode_t mode) noexcept {
+    if (S_ISDIR(mode)) return "a folder";
+    if (S_ISFIFO(mode)) return "a FIFO";
+    if (S_ISCHR(mode) || S_ISBLK(mode)) return "a device";
+    if (S_ISSOCK(mode)) return "a socket";
+    return "something else";
+}
+
+}  // namespace detail
+
+BITMILL_INLINE input_file::input_file(int fd, std::string path, std::uint64_t size) noexcept
+    : fd_(fd), path_(std::move(path)), size_(size) {}
+
+BITMILL_INLINE input_file::input_file(input_file&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)), size_(std::exchange(other.size_, 0)) {
+}
+
+BITMILL_INLINE input_file& input_file::operator=(input_file&& other) noexcept {
+    if (this != &other) {
+        if (fd_ >= 0) ::close(fd_);
+        fd_ = std::exchange(other.fd_, -1);
+        path_ = std::move(other.path_);
+        size_ = std::exchange(other.size_, 0);
+    }
+    return *this;
+}
+
+BITMILL_INLINE input_file::~input_file() {
+    if (fd_ >= 0) ::close(fd_);
+}
+
+BITMILL_INLINE result<input_file> input_file::adopt(int fd, std::string path) {
+    detail::unique_fd owned(fd);
+    struct stat facts{};
+    if (::fstat(owned.get(), &facts) != 0)
+        return detail::os_error(errno, "cannot read its size", std::move(path));
+    if (!S_ISREG(facts.st_mode))
+        return detail::bad_file(
+            std::string("is ") + detail::file_kind(facts.st_mode) + ", not a regular file; put a file there",
+            std::move(path));
+    const auto size = static_cast<std::uint64_t>(facts.st_size);
+    return input_file(owned.release(), std::move(path), size);
+}
+
+BITMILL_INLINE result<input_file> input_file::open_beneath(const std::string& root, const std::string& name) {
+    if (const char* why = detail::why_not_relative(name))
+        return detail::bad_file("'" + name.substr(0, 200) + "' cannot name a file of the model: " + why,
+                                root);
+    auto fd = detail::open_beneath_fd(root, name);
+    if (!fd) return fd.error();
+    return adopt(fd->release(), root.back() == '/' ? root + name : root + "/" + name);
+}
+
+BITMILL_INLINE result<input_file> input_file::open(const std::string& path) {
+    if (path.empty() || path.find('\0') != std::string::npos)
+        return detail::make_error(error_code::invalid_argument, "a file's path must be given", path);
+    int fd = -1;
+    do fd = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0) return detail::os_error(errno, "cannot open", path);
+    return adopt(fd, path);
+}
+
+BITMILL_INLINE result<void> input_file::read_at(std::uint64_t offset, std::span<std::byte> dst) const {
+    const maybe_u64 end = checked_add(offset, dst.size());
+    if (!end || *end > size_)
+        return detail::make_error(error_code::bad_input,
+                                  "the file ends at byte " + std::to_string(size_) + ", before the " +
+                                      std::to_string(dst.size()) + " bytes asked for; fetch it again",
+                                  path_, {}, offset);
+    while (!dst.empty()) {
+        const ssize_t got = ::pread(fd_, dst.data(), dst.size(), static_cast<off_t>(offset));
+        if (got < 0) {
+            if (errno == EINTR) continue;
+            error failed = detail::os_error(errno, "cannot read", path_);
+            failed.offset = offset;
+            return failed;
+        }
+        if (got == 0)
+            return detail::make_error(error_code::bad_input,
+                                      "the file was truncated while it was read; do not change it meanwhile",
+                                      path_, {}, offset);
+        dst = dst.subspan(static_cast<std::size_t>(got));
+        offset += static_cast<std::uint64_t>(got);
+    }
+    return {};
+}
+
+BITMILL_INLINE output_file::output_file(int fd, std::string path) noexcept
+    : fd_(fd), path_(std::move(path)) {}
+
+BITMILL_INLINE output_file::output_file(output_file&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
+
+BITMILL_INLINE output_file& output_file::operator=(output_file&& other) noexcept {
+    if (this != &other) {
+        if (fd_ >= 0) ::close(fd_);
+        fd_ = std::exchange(other.fd_, -1);
+        path_ = std::move(other.path_);
+    }
+    return *this;
+}
+
+BITMILL_INLINE output_file::~output_file() {
+    if (fd_ >= 0) ::close(fd_);
+}
+
+BITMILL_INLINE result<output_file> output_file::create(const std::string& path) {
+    if (path.empty() || path.find('\0') != std::string::npos)
+        return detail::make_error(error_code::invalid_argument, "a file's path must be given", path);
+    int fd = -1;
+    do fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0) return detail::os_error(errno, "cannot create", path);
+    return output_file(fd, path);
+}
+
+BITMILL_INLINE result<void> output_file::write_at(std::uint64_t offset, std::span<const std::byte> src) {
+    const maybe_u64 end = checked_add(offset, src.size());
+    if (!end || *end > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max()))
+        return detail::make_error(error_code::invalid_argument, "no file can be that long", path_, {},
+                                  offset);
+    while (!src.empty()) {
+        const ssize_t done = ::pwrite(fd_, src.data(), src.size(), static_cast<off_t>(offset));
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0) {
+            error failed = detail::os_error(done < 0 ? errno : EIO, "cannot write", path_);
+            failed.offset = offset;
+            return failed;
+        }
+        src = src.subspan(static_cast<std::size_t>(done));
+        offset += static_cast<std::uint64_t>(done);
+    }
+    return {};
+}
+
+BITMILL_INLINE result<void> output_file::resize(std::uint64_t bytes) {
+    const auto length = checked_cast<off_t>(bytes);
+    int status = 0;
+    do {
+        errno = EFBIG;
+        status = length ? ::ftruncate(fd_, *length) : -1;
+    } while (status != 0 && errno == EINTR);
+    if (status != 0)
+        return detail::os_error(errno, "cannot make it " + std::to_string(bytes) + " bytes long", path_);
+    return {};
+}
+
+BITMILL_INLINE result<void> output_file::reserve(std::uint64_t bytes) {
+    const auto length = checked_cast<off_t>(bytes);
+    int status = 0;
+    do {
+        errno = EFBIG;
+        status = bytes == 0 ? 0 : length ? ::fallocate(fd_, 0, 0, *length) : -1;
+    } while (status != 0 && errno == EINTR);
+    // Every other refusal (EOPNOTSUPP and its kin) only says that this file system cannot reserve.
+    if (status != 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
+        return detail::os_error(errno, "no room for its " + std::to_string(bytes) + " bytes", path_);
+    return resize(bytes);
+}
+
+BITMILL_INLINE result<void> output_file::finish() {
+    if (fd_ < 0)
+        return detail::make_error(error_code::invalid_argument, "the file is already closed; write it anew",
+                                  path_);
+    const int fd = std::exchange(fd_, -1);
+    const int synced = detail::fsync_retrying(fd);
+    const int sync_error = errno;
+    const int closed = ::close(fd);
+    if (synced != 0) return detail::os_error(sync_error, "cannot bring it to disk", path_);
+    if (closed != 0 && errno != EINTR) return detail::os_error(errno, "cannot close it", path_);
+    return {};
+}
+
+BITMILL_INLINE result<std::string> read_text(const input_file& file, std::uint64_t limit_bytes) {
+    if (file.size() > limit_bytes)
+        return detail::bad_file("has " + std::to_string(file.size()) + " bytes, but at most " +
+                                    std::to_string(limit_bytes) + " are allowed here",
+                                file.path());
+    std::string text(static_cast<std::size_t>(file.size()), '\0');
+    if (auto read = file.read_at(0, std::as_writable_bytes(std::span(text))); !read) return read.error();
+    return text;
+}
+
+BITMILL_INLINE result<void> write_file(const std::string& path, std::string_view bytes) {
+    auto file = output_file::create(path);
+    if (!file) return file.error();
+    if (auto written = file->write_at(0, std::as_bytes(std::span(bytes))); !written) return written.error();
+    return file->finish();
+}
+
+}  // namespace bitmill

@@ -1,0 +1,124 @@
+// The steps that atomic_folder is made of.
+#pragma once
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <string>
+#include <system_error>
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <bitmill/detail/io_error-inl.hpp>
+#include <bitmill/detail/list_folder-inl.hpp>
+
+namespace bitmill::detail {
+
+inline bool same_inode(const struct stat& a, const struct stat& b) noexcept {
+    return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+// Does the name still lead to the open folder?
+inline bool is_entry(int parent_fd, const std::string& name, int fd) noexcept {
+    struct stat by_name{}, by_fd{};
+    return ::fstatat(parent_fd, name.c_str(), &by_name, AT_SYMLINK_NOFOLLOW) == 0 &&
+           ::fstat(fd, &by_fd) == 0 && same_inode(by_name, by_fd);
+}
+
+// Is parent/name the folder `path`, or one that holds it? By inode, so that links, bind mounts and other
+// spellings of one path do not hide it.
+inline result<bool> is_at_or_above(int parent_fd, const std::string& name, const std::string& path) {
+    struct stat wanted{};
+    if (::fstatat(parent_fd, name.c_str(), &wanted, 0) != 0) return false;
+    unique_fd at(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    struct stat here{};
+    while (at && ::fstat(at.get(), &here) == 0) {
+        if (same_inode(here, wanted)) return true;
+        unique_fd up(::openat(at.get(), "..", O_PATH | O_DIRECTORY | O_CLOEXEC));
+        struct stat above{};
+        if (!up || ::fstat(up.get(), &above) != 0) break;
+        if (same_inode(above, here)) return false;  // the root
+        at = std::move(up);
+    }
+    return os_error(errno, "cannot compare the output with the model's folder", path);
+}
+
+// Empty, or config.json or *.safetensors in it.
+inline result<bool> looks_replaceable(int parent_fd, const std::string& name, const std::string& shown) {
+    struct stat facts{};
+    if (::fstatat(parent_fd, name.c_str(), &facts, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISDIR(facts.st_mode))
+        return false;
+    auto entries = list_folder(shown);
+    if (!entries) return entries.error();
+    return entries->empty() || std::any_of(entries->begin(), entries->end(), [](const auto& e) {
+               return e.name == "config.json" || e.name.ends_with(".safetensors");
+           });
+}
+
+// remove_all never follows a link (libstdc++ works by openat and unlinkat since GCC 11.3).
+inline result<void> empty_folder(const std::string& path) {
+    auto entries = list_folder(path);
+    if (!entries) return entries.error();
+    for (const folder_entry& entry : *entries) {
+        std::error_code failed;
+        std::filesystem::remove_all(path + "/" + entry.name, failed);
+        if (failed) return os_error(failed.value(), "cannot delete", path + "/" + entry.name);
+    }
+    return {};
+}
+
+inline result<void> delete_folder(int parent_fd, const std::string& name, const std::string& path) {
+    if (auto emptied = empty_folder(path); !emptied) return emptied;
+    if (::unlinkat(parent_fd, name.c_str(), AT_REMOVEDIR) != 0) return os_error(errno, "cannot delete", path);
+    return {};
+}
+
+inline result<void> sync_path(const std::string& path, int flags) {
+    const unique_fd fd(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | flags));
+    if (!fd || fsync_retrying(fd.get()) != 0) return os_error(errno, "cannot bring it to disk", path);
+    return {};
+}
+
+// Files first, then the folder that names them.
+inline result<void> sync_tree(const std::string& path) {
+    auto entries = list_folder(path);
+    if (!entries) return entries.error();
+    for (const folder_entry& entry : *entries) {
+        const std::string inner = path + "/" + entry.name;
+        result<void> synced;
+        if (entry.type == std::filesystem::file_type::directory)
+            synced = sync_tree(inner);
+        else if (entry.type == std::filesystem::file_type::regular)
+            synced = sync_path(inner, 0);
+        if (!synced) return synced;
+    }
+    return sync_path(path, O_DIRECTORY);
+}
+
+// renameat2 within one folder. NOREPLACE where the file system has no flags: rename(2), which never replaces a
+// folder that holds anything.
+inline int rename_with(int parent_fd, const std::string& from, const std::string& to,
+                       unsigned flags) noexcept {
+    const long done = ::syscall(SYS_renameat2, parent_fd, from.c_str(), parent_fd, to.c_str(), flags);
+    if (done == 0) return 0;
+    if (flags != RENAME_NOREPLACE || (errno != EINVAL && errno != ENOSYS)) return -1;
+    return ::renameat(parent_fd, from.c_str(), parent_fd, to.c_str());
+}
+
+// A kill between the two renames of a file system that cannot exchange leaves OUT under its old name only.
+inline result<void> recover_old(int parent_fd, const std::string& name, const std::string& out) {
+    const std::string old_name = name + ".bitmill-old";
+    struct stat facts{};
+    if (::fstatat(parent_fd, old_name.c_str(), &facts, AT_SYMLINK_NOFOLLOW) != 0) return {};
+    if (::fstatat(parent_fd, name.c_str(), &facts, AT_SYMLINK_NOFOLLOW) == 0)
+        return delete_folder(parent_fd, old_name, out + ".bitmill-old");
+    if (rename_with(parent_fd, old_name, name, RENAME_NOREPLACE) != 0)
+        return os_error(errno, "cannot bring the old folder back", out + ".bitmill-old");
+    return {};
+}
+
+}  // namespace bitmill::detail

@@ -1,0 +1,182 @@
+// config.json as transformers, compressed-tensors and bitsandbytes read it.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+#include <nlohmann/json.hpp>
+
+#include <bitmill/mill/plan.hpp>
+
+namespace bitmill {
+namespace detail {
+
+inline std::string module_of(const planned_tensor& t) { return t.name.substr(0, t.name.rfind('.')); }
+
+// AutoModel on a ForX checkpoint drops the first part of every name, and ForX on a bare one adds it.
+inline std::string without_base_prefix(const std::string& module) {
+    static constexpr std::array<std::string_view, 9> prefixes{"model", "bert", "roberta", "distilbert", "transformer",
+                                                              "electra", "deberta", "mpnet", "albert"};
+    const auto dot = module.find('.');
+    if (dot == std::string::npos || !one_of(std::string_view(module).substr(0, dot), prefixes)) return module;
+    return module.substr(dot + 1);
+}
+
+// compressed-tensors tries "re:" patterns from the start of a module's name.
+inline std::string module_pattern(const std::string& module) {
+    std::string escaped = "re:(.*\\.)?";
+    for (const char c : without_base_prefix(module)) {
+        if (c == '.') escaped.push_back('\\');
+        escaped.push_back(c);
+    }
+    return escaped + "$";
+}
+
+// Linears that are tied to an embedding, so that no file holds them, but that the model class has: readers must
+// be told to leave them alone.
+inline std::vector<std::string> absent_heads(const mill_plan& plan) {
+    static constexpr std::pair<std::string_view, std::string_view> table[] = {
+        {"ForCausalLM", "lm_head"},           {"LMHeadModel", "lm_head"},
+        {"ForConditionalGeneration", "lm_head"}, {"BertForMaskedLM", "cls.predictions.decoder"},
+        {"BertForPreTraining", "cls.predictions.decoder"}, {"RobertaForMaskedLM", "lm_head.decoder"},
+        {"RobertaXLForMaskedLM", "lm_head.decoder"}, {"DistilBertForMaskedLM", "vocab_projector"},
+    };
+    std::vector<std::string> heads;
+    for (const auto& architecture : plan.architectures) {
+        for (const auto& [ending, head] : table) {
+            const std::string name(head);
+            const bool present = std::any_of(plan.tensors.begin(), plan.tensors.end(),
+                                             [&](const auto& t) { return t.name == name + ".weight"; });
+            if (architecture.ends_with(ending) && !present && std::find(heads.begin(), heads.end(), name) == heads.end())
+                heads.push_back(name);
+        }
+    }
+    return heads;
+}
+
+inline bool is_kept_linear(const planned_tensor& t) {
+    const bool coded = t.effective && (facts(t.effective->type).integer || facts(t.effective->type).code_book);
+    return !coded && (t.role == tensor_role::linear || t.role == tensor_role::head || t.role == tensor_role::router);
+}
+
+inline nlohmann::ordered_json weights_scheme(const scheme& s) {
+    static constexpr const char* strategies[] = {"tensor", "channel", "group", "block"};
+    nlohmann::ordered_json out{{"num_bits", facts(s.type).bits},
+                               {"type", "int"},
+                               {"symmetric", s.symmetric},
+                               {"strategy", strategies[static_cast<std::size_t>(s.granularity)]},
+                               {"group_size", nullptr},
+                               {"dynamic", false}};
+    if (s.granularity == granularity::group) out["group_size"] = s.group_size;
+    return out;
+}
+
+inline nlohmann::ordered_json compressed_tensors_config(const mill_plan& plan) {
+    using nlohmann::ordered_json;
+    const bool activations = plan.activation == activation::dynamic_int8;
+    const char* layout = activations ? "int-quantized" : "pack-quantized";
+    // The commonest scheme speaks for every Linear, the others name their modules.
+    std::map<std::string, std::vector<const planned_tensor*>> groups;
+    ordered_json ignore = ordered_json::array();
+    for (const auto& t : plan.tensors) {
+        if (t.effective && facts(t.effective->type).integer) groups[weights_scheme(*t.effective).dump()].push_back(&t);
+        if (is_kept_linear(t)) ignore.push_back(t.role == tensor_role::head ? module_of(t) : module_pattern(module_of(t)));
+    }
+    for (const auto& head : absent_heads(plan)) ignore.push_back(head);
+    std::vector<const std::vector<const planned_tensor*>*> by_size;
+    for (const auto& [key, members] : groups) by_size.push_back(&members);
+    std::stable_sort(by_size.begin(), by_size.end(), [](const auto* a, const auto* b) { return a->size() > b->size(); });
+    ordered_json input_activations = nullptr;
+    if (activations)
+        input_activations = {{"num_bits", 8},      {"type", "int"},        {"symmetric", true},
+                             {"strategy", "token"}, {"group_size", nullptr}, {"dynamic", true}};
+    ordered_json config_groups = ordered_json::object();
+    for (std::size_t i = 0; i < by_size.size(); ++i) {
+        ordered_json targets = ordered_json::array();
+        if (i == 0) targets.push_back("Linear");
+        if (i != 0)
+            for (const auto* t : *by_size[i]) targets.push_back(module_pattern(module_of(*t)));
+        config_groups["group_" + std::to_string(i)] = {{"targets", std::move(targets)},
+                                                       {"weights", weights_scheme(*by_size[i]->front()->effective)},
+                                                       {"input_activations", input_activations},
+                                                       {"output_activations", nullptr},
+                                                       {"format", layout}};
+    }
+    return {{"quant_method", "compressed-tensors"}, {"format", layout},
+            {"quantization_status", "compressed"},  {"config_groups", std::move(config_groups)},
+            {"ignore", std::move(ignore)},          {"kv_cache_scheme", nullptr},
+            {"global_compression_ratio", nullptr}};
+}
+
+// bitsandbytes skips a module whose name ends in an entry, so an entry that also ends a coded module's name is
+// anchored at the start.
+inline nlohmann::ordered_json bitsandbytes_config(const mill_plan& plan, const std::string& compute_dtype) {
+    std::vector<std::string> coded;
+    std::vector<std::string> kept = absent_heads(plan);
+    std::string quant_type = facts(plan.base.type).name;
+    bool nested = false;
+    for (const auto& t : plan.tensors) {
+        if (t.effective && facts(t.effective->type).code_book) {
+            coded.push_back(module_of(t));
+            nested = nested || t.effective->double_quant;
+        } else if (is_kept_linear(t)) {
+            kept.push_back(module_of(t));
+        }
+    }
+    nlohmann::ordered_json skip = nullptr;
+    if (!kept.empty()) {
+        skip = nlohmann::ordered_json::array();
+        for (const auto& module : kept) {
+            const std::string bare = without_base_prefix(module);
+            const auto ends_a_coded = [&](const std::string& text) {
+                return std::any_of(coded.begin(), coded.end(), [&](const auto& one) { return one.ends_with(text); });
+            };
+            skip.push_back(!ends_a_coded(bare) ? bare : "^" + module);
+        }
+    }
+    return {{"quant_method", "bitsandbytes"},
+            {"load_in_4bit", true},
+            {"load_in_8bit", false},
+            {"bnb_4bit_quant_type", quant_type},
+            {"bnb_4bit_use_double_quant", nested},
+            {"bnb_4bit_compute_dtype", compute_dtype},
+            {"bnb_4bit_quant_storage", "uint8"},
+            {"llm_int8_skip_modules", std::move(skip)}};
+}
+
+// The dtype that config.json gives, "float32" where it gives none. `dtype` replaced `torch_dtype` in transformers 5.
+inline std::string config_dtype(const nlohmann::ordered_json& config) {
+    for (const char* key : {"dtype", "torch_dtype"})
+        if (const auto found = config.find(key); found != config.end() && found->is_string())
+            return found->get<std::string>();
+    return "float32";
+}
+
+inline void set_config_dtype(nlohmann::ordered_json& config, std::string_view torch_name) {
+    const char* key = config.contains("torch_dtype") && !config.contains("dtype") ? "torch_dtype" : "dtype";
+    config[key] = torch_name;
+}
+
+inline nlohmann::ordered_json parse_config(const std::string& text) {
+    return text.empty() ? nlohmann::ordered_json::object() : nlohmann::ordered_json::parse(text);
+}
+
+}  // namespace detail
+
+BITMILL_INLINE std::string config_for(const mill_plan& plan, const std::string& source_config) {
+    auto config = detail::parse_config(source_config);
+    config.erase("quantization_config");
+    const bool coded = std::any_of(plan.tensors.begin(), plan.tensors.end(), [](const auto& t) {
+        return t.effective && (facts(t.effective->type).integer || facts(t.effective->type).code_book);
+    });
+    if (plan.format == format::plain && (plan.base.type == scheme_type::f16 || plan.base.type == scheme_type::bf16))
+        detail::set_config_dtype(config, facts(facts(plan.base.type).plain).torch);
+    if (coded && plan.format == format::compressed_tensors)
+        config["quantization_config"] = detail::compressed_tensors_config(plan);
+    if (coded && plan.format == format::bitsandbytes)
+        config["quantization_config"] = detail::bitsandbytes_config(plan, detail::config_dtype(config));
+    return config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace bitmill

@@ -1,0 +1,363 @@
+#pragma once
+
+#include <algorithm>
+
+#include <bitmill/detail/tile_runner-inl.hpp>
+#include <bitmill/detail/work-inl.hpp>
+#include <bitmill/mill/mill.hpp>
+#include <bitmill/mill/plan.hpp>
+
+namespace bitmill {
+namespace detail {
+
+// How a planned tensor is cut. Units are rows of a matrix with integer codes, elements of a flattened tensor
+// for code books and casts, bytes of a copy.
+struct tiling {
+    std::uint64_t unit_bytes;  // in the source
+    std::uint64_t units;
+    std::uint64_t per_tile;
+
+    explicit tiling(const planned_tensor& t) {
+        const std::uint64_t element = element_bytes(t.source_dtype);
+        if (!t.effective) {
+            unit_bytes = 1;
+            units = t.source_bytes;
+            per_tile = tile_bytes;
+        } else if (facts(t.effective->type).integer) {
+            unit_bytes = t.cols() * element;
+            units = t.rows();
+            per_tile = std::max<std::uint64_t>(1, tile_bytes / std::max<std::uint64_t>(unit_bytes, 1));
+        } else {
+            unit_bytes = element;
+            units = t.elements;
+            per_tile = tile_bytes / 4;  // a multiple of every block size
+            // The absmax values are coded in blocks of 256 of their own.
+            if (t.effective->double_quant) per_tile = std::max<std::uint64_t>(per_tile, nested_block * t.effective->group_size);
+        }
+    }
+    void cut(std::size_t tensor, std::vector<tile>& tiles) const {
+        for (std::uint64_t first = 0; first < units; first += per_tile)
+            tiles.push_back({tensor, first, std::min(per_tile, units - first)});
+    }
+};
+
+class miller {
+public:
+    miller(const checkpoint& model, mill_plan& plan, const mill_options& options)
+        : model_(model), plan_(plan), options_(options), runner_(options, total_work()) {}
+
+    // Reads the tensors whose scheme depends on all of their values.
+    result<void> scan() {
+        std::vector<tile> tiles;
+        std::uint64_t footprint = 0;
+        for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+            const planned_tensor& t = plan_.tensors[i];
+            if (!needs_scan(t)) continue;
+            const tiling cut(t);
+            footprint = std::max(footprint, cut.unit_bytes * std::min(cut.per_tile, cut.units) + scratch_bytes(t));
+            cut.cut(i, tiles);
+        }
+        if (tiles.empty()) return {};
+        std::vector<finding> findings(tiles.size());
+        auto done = runner_.run(
+            tiles, footprint,
+            [&](std::size_t at, const tile& one, tile_buffers& buffers) { return scan_tile(one, buffers, findings[at]); },
+            [&](const tile& one) { return source_bytes(one); });
+        if (!done) return done;
+        return settle_findings(tiles, findings);
+    }
+
+    // Places every part in the output's files.
+    void place(weight_files& files) {
+        places_.resize(plan_.tensors.size());
+        for (std::size_t i = 0; i < plan_.tensors.size(); ++i)
+            for (const auto& part : plan_.tensors[i].parts)
+                places_[i].push_back(
+                    files.add(plan_.tensors[i].source.shard, {part.name, part.type, part.shape}, part.bytes));
+    }
+
+    result<void> write(weight_files& files, std::vector<error_metrics>& errors) {
+        std::vector<tile> tiles;
+        std::uint64_t footprint = 0;
+        for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+            const planned_tensor& t = plan_.tensors[i];
+            for (std::size_t p = 0; p < t.parts.size(); ++p) {
+                if (t.parts[p].what != output_part::kind::constant) continue;
+                const auto& bytes = t.parts[p].constant;
+                if (auto done = files.write(places_[i][p], 0, reinterpret_cast<const std::byte*>(bytes.data()), bytes.size());
+                    !done)
+                    return done;
+            }
+            const tiling cut(t);
+            const std::uint64_t largest = std::min(cut.per_tile, cut.units);
+            footprint = std::max(footprint, cut.unit_bytes * largest + coded_bytes(t, largest).total() + scratch_bytes(t));
+            cut.cut(i, tiles);
+        }
+        std::vector<error_metrics> parts(tiles.size());
+        auto done = runner_.run(
+            tiles, footprint,
+            [&](std::size_t at, const tile& one, tile_buffers& buffers) {
+                return write_tile(one, buffers, files, parts[at]);
+            },
+            [&](const tile& one) { return source_bytes(one); });
+        if (!done) return done;
+        errors.resize(plan_.tensors.size());
+        for (std::size_t at = 0; at < tiles.size(); ++at)
+            errors[tiles[at].tensor].add(parts[at].sums(), parts[at].elements());
+        return {};
+    }
+
+private:
+    struct finding {
+        value_range range;
+        double absmax_sum = 0;
+        std::optional<cast_obstacle> obstacle;  // index within the tile
+    };
+
+    [[nodiscard]] static bool narrows(const planned_tensor& t) {
+        return t.effective && !facts(t.effective->type).integer && !facts(t.effective->type).code_book &&
+               facts(t.effective->type).plain != t.source_dtype;
+    }
+    [[nodiscard]] static bool per_tensor(const planned_tensor& t) {
+        return facts(t.effective->type).integer && t.effective->granularity == granularity::per_tensor;
+    }
+    [[nodiscard]] bool needs_scan(const planned_tensor& t) const {
+        return t.effective && (options_.keep_non_finite || narrows(t) || per_tensor(t) || t.effective->double_quant);
+    }
+    [[nodiscard]] std::uint64_t total_work() const {
+        std::uint64_t sum = 0;
+        for (const auto& t : plan_.tensors) sum += t.source_bytes * (needs_scan(t) ? 2 : 1);
+        return sum;
+    }
+    [[nodiscard]] std::uint64_t source_bytes(const tile& one) const {
+        return one.count * tiling(plan_.tensors[one.tensor]).unit_bytes;
+    }
+    // What the codec holds besides source and codes: a chunk of f32, or a row where a row is longer.
+    [[nodiscard]] static std::uint64_t scratch_bytes(const planned_tensor& t) {
+        return 12 * std::max<std::uint64_t>(sums_chunk, t.effective && facts(t.effective->type).integer ? t.cols() : 0);
+    }
+    static constexpr std::uint64_t sums_chunk = 3 * kernels::sums_run;
+
+    [[nodiscard]] static encoded_sizes coded_bytes(const planned_tensor& t, std::uint64_t units) {
+        if (!t.effective) return {};
+        const bool rows = facts(t.effective->type).integer;
+        return encode_bound(*t.effective, rows ? units : 1, rows ? t.cols() : units).value();
+    }
+
+    [[nodiscard]] error name_it(error what, const planned_tensor& t) const {
+        what.tensor = t.name;
+        if (what.file.empty()) what.file = model_.shard(t.source.shard).file().path();
+        return what;
+    }
+
+    // Reads a tile; its matrix as the codec sees it.
+    result<weight_view> read(const tile& one, tile_buffers& buffers) const {
+        const planned_tensor& t = plan_.tensors[one.tensor];
+        const tiling cut(t);
+        const std::uint64_t bytes = one.count * cut.unit_bytes;
+        std::byte* to = tile_buffers::grow(buffers.source, bytes);
+        const auto& file = model_.shard(t.source.shard);
+        const std::uint64_t offset = file[t.source.tensor].offset + one.first * cut.unit_bytes;
+        if (auto done = file.file().read_at(offset, {to, static_cast<std::size_t>(bytes)}); !done)
+            return name_it(done.error(), t);
+        const bool rows = t.effective && facts(t.effective->type).integer;
+        return weight_view{t.source_dtype, to, static_cast<std::size_t>(rows ? one.count : 1),
+                           static_cast<std::size_t>(rows ? t.cols() : one.count)};
+    }
+
+    // A codec's error counts elements within the tile; the caller wants the element of the tensor and its byte.
+    [[nodiscard]] error not_finite(const tile& one, std::uint64_t index, bool is_finite) const {
+        const planned_tensor& t = plan_.tensors[one.tensor];
+        const bool rows = t.effective && facts(t.effective->type).integer;
+        const std::uint64_t element = one.first * (rows ? t.cols() : 1) + index;
+        const std::uint64_t width = element_bytes(t.source_dtype);
+        error what{.code = error_code::bad_input,
+                   .message = (is_finite ? "overflow at element " : "NaN or infinity at element ") +
+                              std::to_string(element) + (is_finite ? "" : "; --nan keep keeps such tensors as they are"),
+                   .offset = model_.shard(t.source.shard)[t.source.tensor].offset + element * width};
+        return name_it(std::move(what), t);
+    }
+
+    result<void> scan_tile(const tile& one, tile_buffers& buffers, finding& found) const {
+        const planned_tensor& t = plan_.tensors[one.tensor];
+        auto view = read(one, buffers);
+        if (!view) return view.error();
+        const dtype to = narrows(t) ? facts(t.effective->type).plain : t.source_dtype;
+        found.obstacle = find_cast_obstacle(*view, to);
+        if (found.obstacle) {
+            const std::uint64_t index = found.obstacle->index;
+            if (found.obstacle->not_finite && !options_.keep_non_finite) return not_finite(one, index, false);
+            return {};
+        }
+        if (per_tensor(t)) found.range = find_range(*view).value();
+        if (t.effective->double_quant) found.absmax_sum = sum_absmax(*view, t.effective->group_size).value();
+        return {};
+    }
+
+    result<void> settle_findings(const std::vector<tile>& tiles, const std::vector<finding>& findings) {
+        std::vector<double> sums(plan_.tensors.size(), 0.0);
+        value_range whole_model;
+        for (std::size_t at = 0; at < tiles.size(); ++at) {
+            planned_tensor& t = plan_.tensors[tiles[at].tensor];
+            if (!t.effective) continue;
+            if (const auto& obstacle = findings[at].obstacle) {
+                const error what = not_finite(tiles[at], obstacle->index, !obstacle->not_finite);
+                const std::string target(facts(facts(t.effective->type).plain).name);
+                const std::string reason = obstacle->not_finite
+                                               ? "holds NaN or infinity, first at " + what.message.substr(what.message.find("element"))
+                                               : "an element overflows " + target + ": " + what.message;
+                if (auto kept = keep(t, reason.substr(0, reason.find(';')), options_.strict); !kept) return kept;
+                continue;
+            }
+            if (!t.range) t.range = value_range{};
+            t.range->include(findings[at].range);
+            whole_model.include(findings[at].range);
+            sums[tiles[at].tensor] += findings[at].absmax_sum;
+        }
+        for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+            planned_tensor& t = plan_.tensors[i];
+            if (!t.effective) continue;
+            if (!options_.dynamic_range && per_tensor(t)) t.range = whole_model;
+            if (t.effective->double_quant) {
+                const auto blocks = static_cast<double>(ceil_div(t.elements, t.effective->group_size));
+                t.nested_offset = static_cast<float>(blocks == 0 ? 0 : sums[i] / blocks);
+            }
+        }
+        return {};
+    }
+
+    result<void> write_tile(const tile& one, tile_buffers& buffers, weight_files& files, error_metrics& measured) const {
+        const planned_tensor& t = plan_.tensors[one.tensor];
+        auto view = read(one, buffers);
+        if (!view) return view.error();
+        if (!t.effective) return files.write(places_[one.tensor][0], one.first, buffers.source.data(), one.count);
+        const encoded_sizes sizes = coded_bytes(t, one.count);
+        std::byte* output = tile_buffers::grow(buffers.output, sizes.total() + 16);
+        encoded_view coded{output, output + sizes.codes, nullptr, output + sizes.codes + sizes.scales, 0};
+        encode_options how;
+        how.method = t.method;
+        how.weight_threshold = options_.weight_threshold;
+        how.range = t.range;
+        how.nested_offset = t.nested_offset;
+        auto error_of_tile = encode(*t.effective, *view, coded, how);
+        if (!error_of_tile) {
+            if (error_of_tile.error().code != error_code::bad_input) return name_it(error_of_tile.error(), t);
+            return not_finite(one, error_of_tile.error().offset, false);
+        }
+        measured = *error_of_tile;
+        const encoded_sizes before = coded_bytes(t, one.first);
+        for (std::size_t p = 0; p < t.parts.size(); ++p) {
+            const auto& where = places_[one.tensor][p];
+            result<void> done;
+            switch (t.parts[p].what) {
+                case output_part::kind::codes: done = files.write(where, before.codes, coded.codes, sizes.codes); break;
+                case output_part::kind::scales:
+                    // One scale of a whole tensor: every tile knows it, the first writes it.
+                    if (!per_tensor(t)) done = files.write(where, before.scales, coded.scales, sizes.scales);
+                    if (per_tensor(t) && one.first == 0) done = files.write(where, 0, coded.scales, sizes.scales);
+                    break;
+                case output_part::kind::nested_scales:
+                    done = files.write(where, before.nested_scales, coded.nested_scales, sizes.nested_scales);
+                    break;
+                case output_part::kind::copy:
+                case output_part::kind::constant: break;
+            }
+            if (!done) return done;
+        }
+        return {};
+    }
+
+    const checkpoint& model_;
+    mill_plan& plan_;
+    const mill_options& options_;
+    tile_runner runner_;
+    std::vector<std::vector<weight_files::place>> places_;
+};
+
+inline std::vector<std::string> find_warnings(const mill_plan& plan) {
+    std::vector<std::string> warnings = plan.warnings;
+    const auto awkward = std::count_if(plan.tensors.begin(), plan.tensors.end(), [](const planned_tensor& t) {
+        return t.effective && facts(t.effective->type).code_book && t.rows() % 32 != 0;
+    });
+    if (awkward != 0)
+        warnings.push_back(std::to_string(awkward) +
+                           " matrices have a count of rows that is no multiple of 32: bitsandbytes 0.50 refuses to run "
+                           "those on CPUs with AVX512-BF16");
+    const bool any = std::any_of(plan.tensors.begin(), plan.tensors.end(), [](const auto& t) { return t.effective; });
+    if (!any) warnings.push_back("nothing was milled: see the reasons");
+    return warnings;
+}
+
+inline mill_report start_report(const checkpoint& model, const mill_plan& plan, const std::vector<error_metrics>& errors) {
+    mill_report report;
+    report.requested = to_text(plan.base);
+    report.format = to_text(plan.format);
+    const bool has_method = facts(plan.base.type).integer || facts(plan.base.type).code_book;
+    report.method = !has_method ? "" : plan.method == method::mse ? "mse" : "absmax";
+    report.source_bytes = source_file_bytes(model);
+    report.warnings = find_warnings(plan);
+    for (std::size_t i = 0; i < plan.tensors.size(); ++i) {
+        const planned_tensor& t = plan.tensors[i];
+        tensor_report row;
+        row.name = t.name;
+        row.shape = t.shape;
+        row.source_dtype = t.source_dtype;
+        row.requested = t.requested ? to_text(*t.requested) : "keep";
+        row.effective = t.effective ? to_text(*t.effective) : "keep";
+        row.reason = t.reason;
+        row.elements = t.elements;
+        row.source_bytes = t.source_bytes;
+        row.bytes = total_bytes(t.parts);
+        row.measured = t.effective.has_value() && !errors.empty();
+        if (row.measured) row.error = errors[i];
+        if (facts(t.source_dtype).weight) report.parameters += t.elements;
+        report.tensors.push_back(std::move(row));
+    }
+    return report;
+}
+
+inline result<mill_report> quantize(const std::string& path, const std::string& out, const mill_options& options) {
+    const stopwatch clock;
+    auto model = checkpoint::open(path);
+    if (!model) return model.error();
+    auto plan = make_plan(*model, options);
+    if (!plan) return plan.error();
+    std::optional<atomic_folder> folder;
+    if (!options.dry_run) {
+        auto made = atomic_folder::create(out, model->root(), options.force);
+        if (!made) return made.error();
+        folder.emplace(std::move(made).value());
+    }
+    miller mill(*model, *plan, options);
+    if (auto done = mill.scan(); !done) return done.error();
+    if (auto done = lay_out(*plan, options.strict); !done) return done.error();
+    weight_files files(*model);
+    mill.place(files);
+    auto bytes = files.file_bytes();
+    if (!bytes) return bytes.error();
+    std::vector<error_metrics> errors;
+    if (folder) {
+        if (auto done = files.create(*folder); !done) return done.error();
+        if (auto done = mill.write(files, errors); !done) return done.error();
+        if (auto done = files.finish(*folder); !done) return done.error();
+    }
+    mill_report report = start_report(*model, *plan, errors);
+    report.source = path;
+    report.output = out;
+    report.dry_run = options.dry_run;
+    report.bytes = *bytes;
+    report.side_bytes = side_file_bytes(*model);
+    if (folder)
+        if (auto done = complete(*model, config_for(*plan, model->config_text()), *folder); !done)
+            return done.error();
+    report.seconds = clock.seconds();
+    return report;
+}
+
+}  // namespace detail
+
+BITMILL_INLINE result<mill_report> quantize(const std::string& model, const std::string& out, const mill_options& options) {
+    return detail::guard([&]() -> result<mill_report> { return detail::quantize(model, out, options); });
+}
+
+}  // namespace bitmill

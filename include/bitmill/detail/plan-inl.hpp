@@ -1,0 +1,423 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <regex>
+
+#include <nlohmann/json.hpp>
+
+#include <bitmill/mill/plan.hpp>
+
+namespace bitmill {
+namespace detail {
+
+inline std::string_view last_part(std::string_view path) {
+    const auto dot = path.rfind('.');
+    return dot == std::string_view::npos ? path : path.substr(dot + 1);
+}
+
+template <std::size_t N>
+inline bool one_of(std::string_view text, const std::array<std::string_view, N>& names) {
+    return std::find(names.begin(), names.end(), text) != names.end();
+}
+
+// module is `name` or ends in ".name".
+inline bool ends_in(std::string_view module, std::string_view name) {
+    return module == name ||
+           (module.ends_with(name) && module.size() > name.size() && module[module.size() - name.size() - 1] == '.');
+}
+
+inline constexpr std::array<std::string_view, 7> embedding_names{"wte", "wpe", "shared", "embeddings", "embedding",
+                                                                 "relative_attention_bias", "embed"};
+inline constexpr std::array<std::string_view, 10> head_names{
+    "lm_head", "embed_out", "vocab_projector", "score", "qa_outputs", "classifier", "output_projection",
+    "seq_relationship", "lm_head.decoder", "classifier.out_proj"};
+inline constexpr std::array<std::string_view, 4> conv1d_models{"gpt2", "openai-gpt", "imagegpt", "decision_transformer"};
+inline constexpr std::array<std::string_view, 4> conv1d_names{"c_attn", "c_proj", "c_fc", "q_attn"};
+inline constexpr std::array<std::string_view, 3> router_names{"gate", "router", "shared_expert_gate"};
+
+inline const char* why_kept(tensor_role role) {
+    switch (role) {
+        case tensor_role::head: return "the output head is kept (an include that matches it codes it)";
+        case tensor_role::embedding: return "an embedding";
+        case tensor_role::conv1d: return "a Conv1D, which readers do not quantize";
+        case tensor_role::router: return "a router of experts";
+        case tensor_role::linear:
+        case tensor_role::other: break;
+    }
+    return "not a Linear weight";
+}
+
+inline error usage(std::string message, error_code code = error_code::invalid_argument) {
+    return {.code = code, .message = std::move(message)};
+}
+
+class pattern_list {
+public:
+    static result<pattern_list> compile(const std::vector<std::string>& patterns, const char* option) {
+        pattern_list out;
+        for (const auto& text : patterns) {
+            try {
+                out.patterns_.emplace_back(text, std::regex::ECMAScript | std::regex::optimize);
+            } catch (const std::regex_error& bad) {
+                return usage(std::string(option) + " '" + text + "' is not a regular expression: " + bad.what());
+            }
+        }
+        return out;
+    }
+    [[nodiscard]] bool empty() const { return patterns_.empty(); }
+    [[nodiscard]] bool match(const std::string& name) const {
+        return std::any_of(patterns_.begin(), patterns_.end(),
+                           [&](const std::regex& one) { return std::regex_search(name, one); });
+    }
+
+private:
+    std::vector<std::regex> patterns_;
+};
+
+struct override_rule {
+    pattern_list pattern;
+    std::optional<scheme> to;  // empty: keep
+};
+
+inline scheme base_scheme(const mill_options& options) {
+    scheme s;
+    s.type = options.to;
+    s.symmetric = options.symmetric;
+    if (facts(s.type).code_book) {
+        s.granularity = granularity::block;
+        s.group_size = options.block_size;
+        s.double_quant = options.double_quant;
+    } else if (facts(s.type).integer) {
+        const bool by_default_groups = options.to == scheme_type::int4;
+        s.granularity =
+            options.granularity.value_or(by_default_groups ? granularity::group : granularity::per_channel);
+        s.group_size = s.granularity != granularity::group ? 0 : options.group_size != 0 ? options.group_size : 128;
+    }
+    return s;
+}
+
+// "keep", or TYPE with ":N" (group_size or block_size), ":per_channel" or ":per_tensor" behind it.
+inline result<std::optional<scheme>> scheme_from_text(std::string_view text, const mill_options& options) {
+    if (text == "keep") return std::optional<scheme>{};
+    const auto colon = text.find(':');
+    auto choice = level_from_text(text.substr(0, colon));
+    if (!choice) return choice.error();
+    mill_options wanted = options;
+    if (choice->type != options.to) wanted.granularity.reset();
+    wanted.to = choice->type;
+    if (colon != std::string_view::npos) {
+        const std::string_view detail = text.substr(colon + 1);
+        std::size_t size = 0;
+        const auto [end, code] = std::from_chars(detail.data(), detail.data() + detail.size(), size);
+        if (detail == "per_channel") {
+            wanted.granularity = granularity::per_channel;
+        } else if (detail == "per_tensor") {
+            wanted.granularity = granularity::per_tensor;
+        } else if (code == std::errc{} && end == detail.data() + detail.size() && size > 0) {
+            wanted.granularity = granularity::group;
+            wanted.group_size = wanted.block_size = size;
+        } else {
+            return usage("'" + std::string(detail) + "' in override scheme '" + std::string(text) +
+                         "' is neither a size nor per_channel nor per_tensor");
+        }
+    }
+    return std::optional<scheme>(base_scheme(wanted));
+}
+
+inline result<std::vector<override_rule>> read_overrides(const mill_options& options) {
+    std::vector<override_rule> rules;
+    for (const auto& text : options.override) {
+        const auto equals = text.rfind('=');
+        if (equals == std::string::npos) return usage("override '" + text + "' is not of the form RE=SCHEME");
+        auto pattern = pattern_list::compile({text.substr(0, equals)}, "override");
+        if (!pattern) return pattern.error();
+        auto to = scheme_from_text(std::string_view(text).substr(equals + 1), options);
+        if (!to) return to.error();
+        rules.push_back({std::move(pattern).value(), *to});
+    }
+    return rules;
+}
+
+// What a container's readers can load. One place decides; the message names what can hold the request.
+inline result<void> check_container(format container, const scheme& s, const mill_options& options) {
+    const auto& type = facts(s.type);
+    // Sizes that no row could have; whether they divide a row is settled tensor by tensor.
+    if (auto sound = check_scheme(s, dtype::f32, 1, 0); !sound) return sound;
+    const bool plain = !type.integer && !type.code_book;
+    if (plain) return {};
+    if (container == format::plain)
+        return usage(std::string("plain holds fp32, fp16 and bf16; ") + type.name + " needs " +
+                     (type.integer ? "compressed-tensors" : "bitsandbytes"));
+    if (container == format::compressed_tensors && !type.integer)
+        return usage(std::string("compressed-tensors holds int8 and int4; ") + type.name + " needs bitsandbytes");
+    if (container == format::bitsandbytes && !type.code_book)
+        return usage(std::string("bitsandbytes holds nf4 and fp4 here; ") + type.name + " needs compressed-tensors");
+    if (!s.symmetric)
+        return usage("asymmetric is refused: readers of compressed-tensors 0.20 cannot load zero points, and "
+                     "bitsandbytes has none. GGUF (q4_1) and bitmill's own format can hold them, which this version "
+                     "does not write; encode() codes buffers asymmetrically",
+                     error_code::unsupported);
+    if (options.activation == activation::dynamic_int8 && s.type != scheme_type::int8)
+        return usage("activation dynamic-int8 goes with int8 weights");
+    return {};
+}
+
+inline result<void> check_options(const mill_options& options, format container, const scheme& base, method chosen) {
+    const auto& type = facts(options.to);
+    if (options.embeddings == embeddings::int8)
+        return usage("embeddings int8 is refused: transformers cannot load a packed embedding; the bitmill format "
+                     "holds it, which this version does not write. fp16 and keep work",
+                     error_code::unsupported);
+    if (!(options.weight_threshold >= 0)) return usage("weight_threshold must be 0 or more");
+    if (options.double_quant && !type.code_book) return usage("double_quant goes with nf4 and fp4");
+    if (options.granularity && !type.integer)
+        return usage(std::string("per_tensor, per_channel and group_size go with int8 and int4; ") + type.name +
+                     (type.code_book ? " has block_size" : " has no scales"));
+    if (options.activation == activation::dynamic_int8 && options.to != scheme_type::int8)
+        return usage("activation dynamic-int8 goes with int8");
+    if (chosen == method::mse && !type.integer) return usage("method mse is for int8 and int4");
+    if (chosen == method::mse && base.granularity == granularity::per_tensor)
+        return usage("method mse needs per_channel or a group_size; per_tensor has absmax");
+    return check_container(container, base, options);
+}
+
+// Groups that divide a row: the wish, or the largest of 128, 64, 32 that does, or the whole row.
+inline std::string fit_group(scheme& s, std::uint64_t cols) {
+    if (s.granularity != granularity::group || (cols != 0 && cols % s.group_size == 0)) return {};
+    const std::size_t wish = s.group_size;
+    for (const std::size_t group : {128u, 64u, 32u}) {
+        if (group < wish && cols % group == 0) {
+            s.group_size = group;
+            return "rows of " + std::to_string(cols) + " are no multiple of " + std::to_string(wish);
+        }
+    }
+    s.granularity = granularity::per_channel;
+    s.group_size = 0;
+    return "rows of " + std::to_string(cols) + " are a multiple of neither " + std::to_string(wish) +
+           " nor 128, 64, 32";
+}
+
+// bitsandbytes 0.50 on AVX-512 CPUs starts a new scale at every row, though its blocks run across row ends: only
+// blocks that divide a row are read right everywhere. The wish, or the largest smaller one that does, or none.
+inline bool fit_block(scheme& s, std::uint64_t cols) {
+    for (std::size_t block = s.group_size; block >= 32; block /= 2) {
+        if (cols % block != 0) continue;
+        s.group_size = block;
+        return true;
+    }
+    return false;
+}
+
+class planner {
+public:
+    planner(const mill_options& options, mill_plan& plan) : options_(options), plan_(plan) {}
+
+    result<void> prepare() {
+        auto include = pattern_list::compile(options_.include, "include");
+        if (!include) return include.error();
+        auto exclude = pattern_list::compile(options_.exclude, "exclude");
+        if (!exclude) return exclude.error();
+        auto overrides = read_overrides(options_);
+        if (!overrides) return overrides.error();
+        for (const auto& rule : *overrides)
+            if (rule.to)
+                if (auto fits = check_container(plan_.format, *rule.to, options_); !fits) return fits;
+        include_ = std::move(include).value();
+        exclude_ = std::move(exclude).value();
+        overrides_ = std::move(overrides).value();
+        return {};
+    }
+
+    result<void> decide(planned_tensor& t) const {
+        t.role = role_of(t.name, t.shape.size(), t.source_dtype, plan_.model_type);
+        const bool base_is_plain = !facts(plan_.base.type).integer && !facts(plan_.base.type).code_book;
+        const bool is_float = facts(t.source_dtype).weight;
+        std::optional<scheme> wish;
+        if (base_is_plain) {
+            if (is_float) wish = plan_.base;
+            if (!is_float) t.reason = "not a float tensor";
+        } else {
+            if (t.role == tensor_role::linear || (t.role == tensor_role::head && include_.match(t.name)))
+                wish = plan_.base;
+            else
+                t.reason = why_kept(t.role);
+            if (t.role == tensor_role::embedding && options_.embeddings == embeddings::fp16)
+                wish = scheme{.type = scheme_type::f16};
+        }
+        if (wish && !include_.empty() && !include_.match(t.name)) {
+            wish.reset();
+            t.reason = "not included";
+        }
+        if (wish && exclude_.match(t.name)) {
+            wish.reset();
+            t.reason = "excluded";
+        }
+        if (auto overridden = apply_overrides(t, wish); !overridden) return overridden;
+        t.requested = t.effective = wish;
+        return wish ? settle(t) : result<void>{};
+    }
+
+private:
+    result<void> apply_overrides(planned_tensor& t, std::optional<scheme>& wish) const {
+        for (const auto& rule : overrides_) {
+            if (!rule.pattern.match(t.name)) continue;
+            const bool coded = rule.to && (facts(rule.to->type).integer || facts(rule.to->type).code_book);
+            if (coded && t.role != tensor_role::linear && t.role != tensor_role::head) {
+                if (options_.strict)
+                    return error{.code = error_code::invalid_argument,
+                                 .message = std::string("an override asks for ") + facts(rule.to->type).name + ": " +
+                                            why_kept(t.role),
+                                 .tensor = t.name};
+                continue;
+            }
+            if (rule.to && !facts(t.source_dtype).weight) continue;
+            wish = rule.to;
+            t.reason = "override";
+        }
+        return {};
+    }
+
+    // Fits the wish to this tensor.
+    result<void> settle(planned_tensor& t) const {
+        scheme& s = *t.effective;
+        t.method = s.type == plan_.base.type ? plan_.method
+                   : s.type == scheme_type::int4 ? method::mse
+                                                 : method::absmax;
+        if (facts(s.type).integer) {
+            s.scale_dtype = t.source_dtype == dtype::f64 ? dtype::f32 : t.source_dtype;
+            const bool packed = plan_.activation == activation::floating;
+            s.offset_binary = packed;
+            s.row_alignment = packed ? 4 : 1;
+            if (std::string why = fit_group(s, t.cols()); !why.empty()) {
+                if (options_.strict)
+                    return error{.code = error_code::invalid_argument,
+                                 .message = why + "; leave out strict, or choose a group_size that divides",
+                                 .tensor = t.name};
+                t.reason = std::move(why);
+            }
+        } else if (facts(s.type).code_book) {
+            const std::size_t wish = s.group_size;
+            const std::string why = "rows of " + std::to_string(t.cols()) + " are no multiple of " + std::to_string(wish);
+            if (!fit_block(s, t.cols()))
+                return keep(t, why + " nor of a smaller block: bitsandbytes 0.50 misreads such codes on AVX-512 CPUs",
+                            options_.strict);
+            if (s.group_size != wish) {
+                if (options_.strict)
+                    return error{.code = error_code::invalid_argument,
+                                 .message = why + "; leave out strict, or choose a block_size that divides",
+                                 .tensor = t.name};
+                t.reason = why;
+            }
+        } else {
+            // fp32 means copy and prune only: nothing is widened.
+            if (s.type == scheme_type::f32) {
+                for (const auto& row : scheme_table)
+                    if (!row.integer && !row.code_book && row.plain == t.source_dtype) s.type = row.type;
+            }
+            const bool same = facts(s.type).plain == t.source_dtype;
+            if ((same && options_.weight_threshold == 0) || (s.type == scheme_type::f32 && !same)) {
+                t.effective.reset();
+                t.requested.reset();
+                t.reason = same ? "already " + std::string(facts(t.source_dtype).name) : "copied: no scheme for F64";
+            }
+        }
+        if (t.effective)
+            if (auto fits = check_scheme(*t.effective, t.source_dtype, t.rows(), t.cols()); !fits) {
+                error what = fits.error();
+                what.tensor = t.name;
+                return what;
+            }
+        return {};
+    }
+
+    const mill_options& options_;
+    mill_plan& plan_;
+    pattern_list include_;
+    pattern_list exclude_;
+    std::vector<override_rule> overrides_;
+};
+
+inline result<void> read_model_facts(const checkpoint& model, mill_plan& plan) {
+    if (model.config_text().empty()) return {};
+    const auto config = nlohmann::json::parse(model.config_text());
+    if (const auto found = config.find("quantization_config"); found != config.end() && !found->is_null()) {
+        const std::string how = found->is_object() ? found->value("quant_method", std::string("unknown")) : "unknown";
+        return error{.code = error_code::bad_input,
+                     .message = "the model is quantized already (" + how + "): dequantize it first",
+                     .file = model.root() + "/config.json"};
+    }
+    if (const auto found = config.find("model_type"); found != config.end() && found->is_string())
+        plan.model_type = *found;
+    if (const auto found = config.find("architectures"); found != config.end() && found->is_array())
+        for (const auto& one : *found)
+            if (one.is_string()) plan.architectures.push_back(one);
+    return {};
+}
+
+}  // namespace detail
+
+BITMILL_INLINE tensor_role role_of(std::string_view name, std::size_t rank, dtype type, std::string_view model_type) {
+    constexpr std::string_view suffix = ".weight";
+    if (rank != 2 || !facts(type).weight || !name.ends_with(suffix)) return tensor_role::other;
+    const std::string_view module = name.substr(0, name.size() - suffix.size());
+    const std::string_view last = detail::last_part(module);
+    if (last.ends_with("embeddings") || last.ends_with("embedding") || last.starts_with("embed_") ||
+        detail::one_of(last, detail::embedding_names))
+        return tensor_role::embedding;
+    if (detail::one_of(model_type, detail::conv1d_models) && detail::one_of(last, detail::conv1d_names))
+        return tensor_role::conv1d;
+    if (detail::one_of(last, detail::router_names)) return tensor_role::router;
+    for (const auto head : detail::head_names)
+        if (detail::ends_in(module, head)) return tensor_role::head;
+    if (detail::ends_in(module, "cls.predictions.decoder")) return tensor_role::head;
+    return tensor_role::linear;
+}
+
+BITMILL_INLINE result<void> keep(planned_tensor& tensor, std::string reason, bool strict) {
+    if (strict)
+        return error{.code = error_code::bad_input,
+                     .message = reason + "; strict forbids to keep it as it is",
+                     .tensor = tensor.name};
+    tensor.effective.reset();
+    tensor.reason = std::move(reason);
+    return {};
+}
+
+BITMILL_INLINE result<mill_plan> make_plan(const checkpoint& model, const mill_options& options) {
+    mill_plan plan;
+    plan.base = detail::base_scheme(options);
+    plan.activation = options.activation;
+    plan.method = options.method.value_or(options.to == scheme_type::int4 ? method::mse : method::absmax);
+    plan.format = options.format != format::automatic ? options.format
+                  : facts(options.to).integer         ? format::compressed_tensors
+                  : facts(options.to).code_book       ? format::bitsandbytes
+                                                      : format::plain;
+    if (auto sound = detail::check_options(options, plan.format, plan.base, plan.method); !sound) return sound.error();
+    detail::planner planner(options, plan);
+    if (auto ready = planner.prepare(); !ready) return ready.error();
+    if (auto read = detail::read_model_facts(model, plan); !read) return read.error();
+    for (std::size_t shard = 0; shard < model.shard_count(); ++shard) {
+        const auto& file = model.shard(shard);
+        for (std::size_t i = 0; i < file.size(); ++i) {
+            const tensor_info info = file[i];
+            planned_tensor t;
+            t.name = info.name;
+            t.source = {shard, i};
+            t.source_dtype = info.type;
+            t.shape.assign(info.shape.begin(), info.shape.end());
+            t.elements = info.elements;
+            t.source_bytes = info.bytes;
+            if (auto decided = planner.decide(t); !decided) {
+                error what = decided.error();
+                what.file = file.file().path();
+                return what;
+            }
+            plan.tensors.push_back(std::move(t));
+        }
+    }
+    return plan;
+}
+
+}  // namespace bitmill

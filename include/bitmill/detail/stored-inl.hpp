@@ -1,0 +1,295 @@
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <set>
+
+#include <nlohmann/json.hpp>
+
+#include <bitmill/codec/code_book.hpp>
+#include <bitmill/codec/codec.hpp>
+#include <bitmill/core/checked.hpp>
+#include <bitmill/detail/work-inl.hpp>
+#include <bitmill/mill/stored.hpp>
+
+namespace bitmill {
+namespace detail {
+
+// Collects the tensors of one weight after the other; whatever belongs to none is plain.
+class stored_reader {
+public:
+    explicit stored_reader(const checkpoint& model) : model_(model) {}
+
+    result<stored_model> read() {
+        if (!model_.config_text().empty()) {
+            const auto config = nlohmann::json::parse(model_.config_text());
+            if (const auto found = config.find("quantization_config"); found != config.end() && found->is_object()) {
+                const auto how = found->find("quant_method");
+                out_.quant_method = how != found->end() && how->is_string() ? how->get<std::string>() : "unknown";
+                if (out_.quant_method == "compressed-tensors") read_bits(*found);
+            }
+        }
+        if (!out_.quant_method.empty() && out_.quant_method != "compressed-tensors" && out_.quant_method != "bitsandbytes")
+            return error{.code = error_code::unsupported,
+                         .message = "quantization method '" + out_.quant_method +
+                                    "' is not read by this version; it reads compressed-tensors and bitsandbytes",
+                         .file = model_.root() + "/config.json"};
+        if (auto done = each([&](const tensor_info& info, checkpoint::location at) { return read_coded(info, at); }); !done)
+            return done.error();
+        if (auto done = each([&](const tensor_info& info, checkpoint::location at) { return read_plain(info, at); }); !done)
+            return done.error();
+        return std::move(out_);
+    }
+
+private:
+    using location = checkpoint::location;
+
+    template <class Body>
+    result<void> each(const Body& body) const {
+        for (std::size_t shard = 0; shard < model_.shard_count(); ++shard)
+            for (std::size_t i = 0; i < model_.shard(shard).size(); ++i)
+                if (auto done = body(model_.shard(shard)[i], {shard, i}); !done) return done;
+        return {};
+    }
+    [[nodiscard]] tensor_info info(location at) const { return model_.shard(at.shard)[at.tensor]; }
+
+    [[nodiscard]] error bad(const tensor_info& tensor, location at, std::string message,
+                            error_code code = error_code::bad_input) const {
+        return {.code = code,
+                .message = std::move(message),
+                .file = model_.shard(at.shard).file().path(),
+                .tensor = std::string(tensor.name),
+                .offset = tensor.offset};
+    }
+
+    result<std::string> bytes(location at, std::uint64_t limit) const {
+        const tensor_info tensor = info(at);
+        if (tensor.bytes > limit) return bad(tensor, at, "is longer than the " + std::to_string(limit) + " bytes it may have");
+        std::string text(static_cast<std::size_t>(tensor.bytes), '\0');
+        auto done = model_.shard(at.shard).file().read_at(tensor.offset, std::as_writable_bytes(std::span(text.data(), text.size())));
+        if (!done) return done.error();
+        return text;
+    }
+
+    // The widths that the groups of a compressed-tensors config use.
+    void read_bits(const nlohmann::json& config) {
+        const auto groups = config.find("config_groups");
+        if (groups == config.end() || !groups->is_object()) return;
+        for (const auto& group : *groups) {
+            const auto weights = group.is_object() ? group.find("weights") : group.end();
+            if (!group.is_object() || weights == group.end() || !weights->is_object()) continue;
+            if (const auto bits = weights->find("num_bits"); bits != weights->end() && bits->is_number_unsigned())
+                bits_.insert(bits->get<unsigned>());
+        }
+    }
+
+    result<location> partner(const tensor_info& tensor, location at, const std::string& weight, const std::string& tail) {
+        const std::string name = weight + tail;
+        const auto found = model_.find(name);
+        if (!found) return bad(tensor, at, "'" + name + "', which belongs to it, is missing");
+        owner_[name] = weight;
+        return *found;
+    }
+
+    result<void> read_coded(const tensor_info& tensor, location at) {
+        const std::string name(tensor.name);
+        if (out_.quant_method == "compressed-tensors") {
+            constexpr std::string_view packed = "_packed";
+            if (name.ends_with(".weight_packed")) return read_packed(tensor, at, name.substr(0, name.size() - packed.size()));
+            if (name.ends_with(".weight") && tensor.type == dtype::i8 && model_.find(name + "_scale"))
+                return read_unpacked(tensor, at, name);
+        }
+        if (out_.quant_method == "bitsandbytes" && tensor.type == dtype::u8 && model_.find(name + ".absmax"))
+            return read_blocks(tensor, at, name);
+        return {};
+    }
+
+    result<void> read_packed(const tensor_info& tensor, location at, const std::string& weight) {
+        auto shape_at = partner(tensor, at, weight, "_shape");
+        if (!shape_at) return shape_at.error();
+        const tensor_info shape_info = info(*shape_at);
+        auto raw = bytes(*shape_at, 16);
+        if (!raw) return raw.error();
+        std::uint64_t shape[2];
+        if (shape_info.type == dtype::i64 && raw->size() == 16) {
+            std::memcpy(shape, raw->data(), 16);
+        } else if (shape_info.type == dtype::i32 && raw->size() == 8) {
+            std::uint32_t narrow[2];
+            std::memcpy(narrow, raw->data(), 8);
+            shape[0] = narrow[0];
+            shape[1] = narrow[1];
+        } else {
+            return bad(shape_info, *shape_at, "must be two I64 or I32 numbers");
+        }
+        if (tensor.type != dtype::i32 || tensor.shape.size() != 2 || tensor.shape[0] != shape[0] ||
+            shape[1] > std::uint64_t{1} << 40)
+            return bad(tensor, at, "packed codes must be I32 of [out, words] with the out of weight_shape");
+        unsigned bits = 0;
+        for (const unsigned width : {8u, 4u}) {
+            const bool fits = ceil_div(shape[1] * width, 32) == tensor.shape[1];
+            if (!fits || (!bits_.empty() && !bits_.contains(width))) continue;
+            if (bits != 0) return bad(tensor, at, "8 and 4 bits both fit its shape, and config.json allows both");
+            bits = width;
+        }
+        if (bits == 0)
+            return bad(tensor, at, "its words hold neither 8 nor 4 bits a weight as weight_shape and config.json say; "
+                                   "other widths are not read by this version", error_code::unsupported);
+        return add_integers(tensor, at, weight, {shape[0], shape[1]}, bits == 8 ? scheme_type::int8 : scheme_type::int4, true);
+    }
+
+    result<void> read_unpacked(const tensor_info& tensor, location at, const std::string& weight) {
+        if (tensor.shape.size() != 2) return bad(tensor, at, "int-quantized codes must be a matrix");
+        return add_integers(tensor, at, weight, {tensor.shape[0], tensor.shape[1]}, scheme_type::int8, false);
+    }
+
+    result<void> add_integers(const tensor_info& tensor, location at, const std::string& weight,
+                              std::vector<std::uint64_t> shape, scheme_type type, bool packed) {
+        for (const char* tail : {"_zero_point", "_g_idx"})
+            if (model_.find(weight + tail))
+                return bad(tensor, at, std::string("weight") + tail + " is not read by this version", error_code::unsupported);
+        auto scales = partner(tensor, at, weight, "_scale");
+        if (!scales) return scales.error();
+        const tensor_info scale = info(*scales);
+        scheme s;
+        s.type = type;
+        s.offset_binary = packed;
+        s.row_alignment = packed ? 4 : 1;
+        s.scale_dtype = scale.type;
+        if (scale.type != dtype::f32 && scale.type != dtype::f16 && scale.type != dtype::bf16)
+            return bad(scale, *scales, "scales must be F32, F16 or BF16");
+        const bool by_row = scale.shape.size() == 2 && scale.shape[0] == shape[0] && scale.shape[1] != 0;
+        if (scale.elements == 1 && !(by_row && shape[0] == 1)) {
+            s.granularity = granularity::per_tensor;
+        } else if (by_row && scale.shape[1] == 1) {
+            s.granularity = granularity::per_channel;
+        } else if (by_row && shape[1] % scale.shape[1] == 0) {
+            s.granularity = granularity::group;
+            s.group_size = static_cast<std::size_t>(shape[1] / scale.shape[1]);
+        } else {
+            return bad(scale, *scales, "scales must be [1], [out, 1] or [out, groups] with groups that divide a row");
+        }
+        return add(tensor, at, weight, std::move(shape), scale.type, s, *scales);
+    }
+
+    result<void> read_blocks(const tensor_info& tensor, location at, const std::string& weight) {
+        scheme s;
+        s.granularity = granularity::block;
+        std::optional<location> state_at;
+        for (const auto type : {scheme_type::nf4, scheme_type::fp4}) {
+            const std::string name = weight + ".quant_state.bitsandbytes__" + facts(type).name;
+            if (const auto found = model_.find(name)) {
+                state_at = found;
+                s.type = type;
+                owner_[name] = weight;
+            }
+        }
+        if (!state_at) return bad(tensor, at, "its quant_state.bitsandbytes__nf4 or __fp4 is missing");
+        auto text = bytes(*state_at, 4096);
+        if (!text) return text.error();
+        const auto state = nlohmann::json::parse(*text, nullptr, false);
+        const auto number = [&](const char* key) -> std::uint64_t {
+            const auto found = state.is_object() ? state.find(key) : state.end();
+            return state.is_object() && found != state.end() && found->is_number_unsigned() ? found->get<std::uint64_t>() : 0;
+        };
+        const auto shape = state.is_object() ? state.value("shape", nlohmann::json()) : nlohmann::json();
+        if (!shape.is_array() || shape.size() != 2 || !shape[0].is_number_unsigned() || !shape[1].is_number_unsigned())
+            return bad(info(*state_at), *state_at, "must be JSON with a shape of two numbers");
+        s.group_size = static_cast<std::size_t>(number("blocksize"));
+        const auto type_name = state.value("dtype", nlohmann::json());
+        dtype type = dtype::f32;
+        for (const auto candidate : {dtype::f16, dtype::bf16})
+            if (type_name == facts(candidate).torch) type = candidate;
+        const auto blocks = partner(tensor, at, weight, ".absmax");
+        if (!blocks) return blocks.error();
+        s.double_quant = info(*blocks).type == dtype::u8;
+        std::vector<std::uint64_t> dims{shape[0].get<std::uint64_t>(), shape[1].get<std::uint64_t>()};
+        if (auto done = add(tensor, at, weight, std::move(dims), type, s, *blocks); !done || !s.double_quant) return done;
+        stored_tensor& stored = out_.tensors.back();
+        auto nested = partner(tensor, at, weight, ".nested_absmax");
+        if (!nested) return nested.error();
+        const auto offset = state.value("nested_offset", nlohmann::json());
+        if (!offset.is_number() || number("nested_blocksize") != nested_block)
+            return bad(info(*state_at), *state_at, "double quantization needs nested_offset and a nested_blocksize of 256");
+        stored.nested_scales = *nested;
+        stored.nested_offset = static_cast<float>(offset.get<double>());
+        const auto sizes = encode_bound(s, stored.shape[0], stored.shape[1]).value();
+        if (info(*nested).bytes != sizes.nested_scales || info(*nested).type != dtype::f32)
+            return bad(info(*nested), *nested, "must hold one F32 for 256 blocks");
+        return check_map(tensor, at, weight, ".nested_quant_map", dynamic_map().data(), 256);
+    }
+
+    // Readers' kernels know one table each; another one in the file would decode to other weights.
+    result<void> check_map(const tensor_info& tensor, location at, const std::string& weight, const char* tail, const float* table,
+                           std::size_t count) {
+        const auto found = partner(tensor, at, weight, tail);
+        if (!found) return found.error();
+        auto raw = bytes(*found, count * 4);
+        if (!raw) return raw.error();
+        bool same = raw->size() == count * 4;
+        for (std::size_t i = 0; same && i < count; ++i) {
+            float value;
+            std::memcpy(&value, raw->data() + i * 4, 4);
+            same = std::fabs(value - table[i]) <= 1e-6f * std::fabs(table[i]);
+        }
+        if (!same) return bad(info(*found), *found, "is not the standard table", error_code::unsupported);
+        return {};
+    }
+
+    // Sizes must be those that the scheme gives this shape.
+    result<void> add(const tensor_info& tensor, location at, const std::string& weight, std::vector<std::uint64_t> shape,
+                     dtype type, const scheme& s, location scales) {
+        auto sizes = encode_bound(s, shape[0], shape[1]);
+        if (!sizes) return bad(tensor, at, sizes.error().message);
+        const tensor_info scale = info(scales);
+        if (tensor.bytes != sizes->codes || scale.bytes != sizes->scales)
+            return bad(tensor, at, "a weight of [" + std::to_string(shape[0]) + ", " + std::to_string(shape[1]) + "] as " +
+                                       to_text(s) + " has " + std::to_string(sizes->codes) + " bytes of codes and " +
+                                       std::to_string(sizes->scales) + " of scales, not " + std::to_string(tensor.bytes) +
+                                       " and " + std::to_string(scale.bytes));
+        if (facts(s.type).code_book)
+            if (auto known = check_map(tensor, at, weight, ".quant_map", book_of(s.type).value, 16); !known) return known;
+        stored_tensor stored;
+        stored.name = weight;
+        stored.elements = shape[0] * shape[1];
+        stored.shape = std::move(shape);
+        stored.type = type;
+        stored.scheme = s;
+        stored.codes = at;
+        stored.scales = scales;
+        owner_[std::string(tensor.name)] = weight;
+        index_[weight] = out_.tensors.size();
+        out_.tensors.push_back(std::move(stored));
+        return {};
+    }
+
+    result<void> read_plain(const tensor_info& tensor, location at) {
+        const std::string name(tensor.name);
+        if (const auto owner = owner_.find(name); owner != owner_.end()) {
+            out_.tensors[index_.at(owner->second)].bytes += tensor.bytes;
+            return {};
+        }
+        stored_tensor stored;
+        stored.name = name;
+        stored.shape.assign(tensor.shape.begin(), tensor.shape.end());
+        stored.type = tensor.type;
+        stored.elements = tensor.elements;
+        stored.bytes = tensor.bytes;
+        stored.codes = at;
+        out_.tensors.push_back(std::move(stored));
+        return {};
+    }
+
+    const checkpoint& model_;
+    stored_model out_;
+    std::set<unsigned> bits_;
+    std::map<std::string, std::string> owner_;  // stored tensor -> the weight that it belongs to
+    std::map<std::string, std::size_t> index_;  // weight -> place in out_.tensors
+};
+
+}  // namespace detail
+
+BITMILL_INLINE result<stored_model> read_stored(const checkpoint& model) {
+    return detail::guard([&]() -> result<stored_model> { return detail::stored_reader(model).read(); });
+}
+
+}  // namespace bitmill

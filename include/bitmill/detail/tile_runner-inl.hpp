@@ -1,0 +1,137 @@
+// Tensors as tiles of bounded size, worked on by several threads within a memory budget.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <vector>
+
+#include <bitmill/core/fp_environment.hpp>
+#include <bitmill/core/parallel.hpp>
+#include <bitmill/mill/options.hpp>
+
+namespace bitmill::detail {
+
+// A tile's extent follows from the tensor alone, never from memory or threads: the sums of the report are
+// folded tile by tile and must not change either. 512 KiB of source and its codes fit a second-level cache.
+inline constexpr std::uint64_t tile_bytes = std::uint64_t{512} << 10;
+
+struct tile {
+    std::size_t tensor;    // index into the plan
+    std::uint64_t first;   // of the tensor's units: rows, elements or bytes
+    std::uint64_t count;
+};
+
+// Enough for one tile: what it reads, what it writes. Grows to the largest tile it has met.
+struct tile_buffers {
+    std::vector<std::byte> source;
+    std::vector<std::byte> output;
+
+    // Aligned for every element type by operator new.
+    static std::byte* grow(std::vector<std::byte>& buffer, std::uint64_t bytes) {
+        if (buffer.size() < bytes) buffer = std::vector<std::byte>(static_cast<std::size_t>(bytes));
+        return buffer.data();
+    }
+};
+
+class tile_runner {
+public:
+    tile_runner(const work_options& options, std::uint64_t total_bytes)
+        : options_(options), threads_(options.threads != 0 ? options.threads : default_threads()) {
+        progress_.total_bytes = total_bytes;
+    }
+
+    // work(tile index, tile, buffers) -> result<void>; bytes(tile) is what progress counts, footprint the
+    // memory of the largest tile. Stops at the first error; of several the one of the lowest tile is returned.
+    template <class Work, class Bytes>
+    result<void> run(const std::vector<tile>& tiles, std::uint64_t footprint, const Work& work, const Bytes& bytes) {
+        const std::uint64_t fitting = options_.memory_limit / std::max<std::uint64_t>(footprint, 1);
+        if (fitting == 0)
+            return error{.code = error_code::out_of_memory,
+                         .message = "one tile needs " + std::to_string((footprint >> 20) + 1) +
+                                    " MiB, the memory limit is " + std::to_string(options_.memory_limit >> 20) +
+                                    " MiB: raise --memory-limit"};
+        free_.clear();
+        free_.resize(static_cast<std::size_t>(std::min<std::uint64_t>(fitting, threads_)));
+        failed_at_ = tiles.size();
+        failure_.reset();
+        stop_ = false;
+        const task_fn task = [&](std::size_t i) {
+            if (stop_.load(std::memory_order_relaxed)) return;
+            const fp_environment environment;
+            auto outcome = guarded(i, tiles[i], work);
+            finish(i, bytes(tiles[i]), outcome);
+        };
+        if (options_.run) {
+            options_.run(tiles.size(), task);
+        } else {
+            run_parallel(static_cast<unsigned>(free_.size()), tiles.size(), task);
+        }
+        if (failure_) return *failure_;
+        return {};
+    }
+
+private:
+    template <class Work>
+    result<void> guarded(std::size_t index, const tile& one, const Work& work) {
+        tile_buffers buffers = acquire();
+        result<void> outcome;
+        try {
+            outcome = work(index, one, buffers);
+        } catch (const exception& failure) {
+            outcome = failure.error();
+        } catch (const std::bad_alloc&) {
+            outcome = error{.code = error_code::out_of_memory, .message = "no memory for a tile"};
+        }
+        release(std::move(buffers));
+        return outcome;
+    }
+
+    tile_buffers acquire() {
+        std::unique_lock lock(mutex_);
+        returned_.wait(lock, [this] { return !free_.empty(); });
+        tile_buffers buffers = std::move(free_.back());
+        free_.pop_back();
+        return buffers;
+    }
+
+    void release(tile_buffers buffers) {
+        {
+            const std::lock_guard lock(mutex_);
+            free_.push_back(std::move(buffers));
+        }
+        returned_.notify_one();
+    }
+
+    void finish(std::size_t index, std::uint64_t bytes, const result<void>& outcome) {
+        const std::lock_guard lock(mutex_);
+        if (!outcome) {
+            fail(index, outcome.error());
+            return;
+        }
+        progress_.done_bytes += bytes;
+        if (stop_ || !options_.on_progress) return;
+        if (!options_.on_progress(progress_)) fail(index, {.code = error_code::cancelled, .message = "cancelled"});
+    }
+
+    void fail(std::size_t index, const error& what) {
+        stop_ = true;
+        if (index >= failed_at_ && failure_) return;
+        failed_at_ = index;
+        failure_ = what;
+    }
+
+    const work_options& options_;
+    unsigned threads_;
+    std::mutex mutex_;
+    std::condition_variable returned_;
+    std::vector<tile_buffers> free_;
+    std::atomic<bool> stop_{false};
+    std::size_t failed_at_ = 0;
+    std::optional<error> failure_;
+    progress progress_;
+};
+
+}  // namespace bitmill::detail

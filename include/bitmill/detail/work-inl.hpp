@@ -1,0 +1,147 @@
+// What quantize and dequantize share: the output folder with its shards, index, config and side files.
+#pragma once
+
+#include <chrono>
+#include <exception>
+#include <map>
+#include <new>
+#include <regex>
+
+#include <nlohmann/json.hpp>
+
+#include <bitmill/io/atomic_folder.hpp>
+#include <bitmill/io/checkpoint.hpp>
+#include <bitmill/io/safetensors.hpp>
+
+namespace bitmill::detail {
+
+// The one place where what is thrown becomes an error: by regular expressions, JSON, allocation.
+template <class Body>
+auto guard(const Body& body) -> decltype(body()) {
+    try {
+        return body();
+    } catch (const exception& failure) {
+        return failure.error();
+    } catch (const std::bad_alloc&) {
+        return error{.code = error_code::out_of_memory, .message = "out of memory"};
+    } catch (const std::regex_error& failure) {
+        return error{.code = error_code::invalid_argument,
+                     .message = std::string("a regular expression is too complex: ") + failure.what()};
+    } catch (const std::exception& failure) {
+        return error{.code = error_code::bad_input, .message = failure.what()};
+    }
+}
+
+class stopwatch {
+public:
+    [[nodiscard]] double seconds() const {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    }
+
+private:
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// The weight files of an output, in the source's sharding. In a dry run only their sizes.
+class weight_files {
+public:
+    explicit weight_files(const checkpoint& model) : model_(model), specs_(model.shard_count()) {}
+
+    struct place {
+        std::size_t shard;
+        std::size_t spec;
+    };
+    place add(std::size_t shard, tensor_spec spec, std::uint64_t bytes) {
+        tensor_bytes_ += bytes;
+        weight_map_[spec.name] = name_of(shard);
+        specs_[shard].push_back(std::move(spec));
+        return {shard, specs_[shard].size() - 1};
+    }
+
+    // Exact size of all files together. Errors: two tensors of one name.
+    [[nodiscard]] result<std::uint64_t> file_bytes() const {
+        std::uint64_t sum = 0;
+        for (const auto& shard : specs_) {
+            try {
+                sum += safetensors_writer::file_bytes(shard);
+            } catch (const exception& failure) {
+                return failure.error();
+            }
+        }
+        return sum;
+    }
+
+    result<void> create(const atomic_folder& folder) {
+        for (std::size_t shard = 0; shard < specs_.size(); ++shard) {
+            auto writer = safetensors_writer::create(folder.path_of(name_of(shard)), specs_[shard]);
+            if (!writer) return writer.error();
+            writers_.push_back(std::move(writer).value());
+        }
+        return {};
+    }
+
+    result<void> write(place where, std::uint64_t offset, const std::byte* bytes, std::uint64_t count) {
+        return writers_[where.shard].write(where.spec, offset, {bytes, static_cast<std::size_t>(count)});
+    }
+
+    // fsyncs every file, then writes the index: it is the commit record of a sharded model.
+    result<void> finish(const atomic_folder& folder) {
+        for (auto& writer : writers_)
+            if (auto done = writer.finish(); !done) return done;
+        if (!model_.sharded()) return {};
+        using nlohmann::ordered_json;
+        ordered_json metadata = ordered_json::object();
+        if (!model_.index_metadata_text().empty()) metadata = ordered_json::parse(model_.index_metadata_text());
+        metadata["total_size"] = tensor_bytes_;
+        const ordered_json index{{"metadata", std::move(metadata)}, {"weight_map", weight_map_}};
+        return write_file(folder.path_of("model.safetensors.index.json"), index.dump(2) + "\n");
+    }
+
+private:
+    [[nodiscard]] std::string name_of(std::size_t shard) const {
+        return model_.sharded() ? model_.shard_name(shard) : "model.safetensors";
+    }
+
+    const checkpoint& model_;
+    std::vector<std::vector<tensor_spec>> specs_;
+    std::vector<safetensors_writer> writers_;
+    std::map<std::string, std::string> weight_map_;
+    std::uint64_t tensor_bytes_ = 0;
+};
+
+inline result<void> copy_side_file(const checkpoint& model, const std::string& name, const atomic_folder& folder) {
+    auto from = model.open_side(name);
+    if (!from) return from.error();
+    auto to = output_file::create(folder.path_of(name));
+    if (!to) return to.error();
+    std::vector<std::byte> buffer(static_cast<std::size_t>(std::min<std::uint64_t>(from->size(), 1u << 20)));
+    for (std::uint64_t at = 0; at < from->size(); at += buffer.size()) {
+        const std::span<std::byte> piece(buffer.data(),
+                                         static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), from->size() - at)));
+        if (auto done = from->read_at(at, piece); !done) return done;
+        if (auto done = to->write_at(at, piece); !done) return done;
+    }
+    return to->finish();
+}
+
+// Everything of the output that is not weights, then the swap.
+inline result<void> complete(const checkpoint& model, const std::string& config, atomic_folder& folder) {
+    if (auto done = write_file(folder.path_of("config.json"), config); !done) return done;
+    for (const auto& side : model.side_files())
+        if (auto done = copy_side_file(model, side.name, folder); !done) return done;
+    return folder.commit();
+}
+
+inline std::uint64_t source_file_bytes(const checkpoint& model) {
+    std::uint64_t sum = 0;
+    for (std::size_t shard = 0; shard < model.shard_count(); ++shard) sum += model.shard(shard).file().size();
+    return sum;
+}
+
+inline std::uint64_t side_file_bytes(const checkpoint& model) {
+    std::uint64_t sum = 0;
+    for (const auto& side : model.side_files()) sum += side.bytes;
+    return sum;
+}
+
+}  // namespace bitmill::detail

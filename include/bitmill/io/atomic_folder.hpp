@@ -1,0 +1,57 @@
+// A folder that appears whole or not at all.
+#pragma once
+
+#include <string>
+
+#include <bitmill/core/error.hpp>
+#include <bitmill/io/file.hpp>
+
+namespace bitmill {
+
+// Builds the folder OUT in its sibling OUT.bitmill-partial and swaps it in. Whatever happens, a kill or a
+// power cut too, OUT is what it was or the new folder, never a mix. Move-only; path_of is safe from many
+// threads, commit is not.
+class atomic_folder {
+public:
+    // Makes the partial folder and locks it against other processes (io if one holds it); what a killed run
+    // left there is deleted. source_root, "" for none, is the model that is being read: OUT may lie in it
+    // but must not be it or hold it. An OUT that exists is invalid_argument unless `force`; with force
+    // it is replaced only if it is empty or looks like a model (config.json or *.safetensors).
+    [[nodiscard]] static result<atomic_folder> create(const std::string& out, const std::string& source_root,
+                                                      bool force);
+
+    atomic_folder(atomic_folder&& other) noexcept;
+    atomic_folder& operator=(atomic_folder&& other) noexcept;
+    atomic_folder(const atomic_folder&) = delete;
+    atomic_folder& operator=(const atomic_folder&) = delete;
+    ~atomic_folder();  // without a commit: deletes the partial folder
+
+    [[nodiscard]] const std::string& out() const noexcept { return out_; }  // absolute
+    // Absolute path inside the partial folder; its parent folders are made. Throws exception
+    // (invalid_argument) for a name that would leave the folder.
+    [[nodiscard]] std::string path_of(const std::string& relative) const;
+
+    // fsyncs every file and folder, swaps, fsyncs the parent, deletes the old folder. On an error before
+    // the swap OUT is untouched and the partial folder is deleted with this object; an error after it
+    // says that the new folder is in place.
+    [[nodiscard]] result<void> commit();
+
+private:
+    atomic_folder() = default;
+    result<void> check_out(const std::string& source_root) const;
+    result<void> acquire_partial();
+    result<void> swap_in();
+    void discard() noexcept;
+
+    std::string out_;   // canonical parent + name
+    std::string name_;  // last part of OUT
+    bool force_ = false;
+    int parent_fd_ = -1;
+    int partial_fd_ = -1;  // holds the lock; -1 once committed or moved from
+};
+
+}  // namespace bitmill
+
+#if !defined(BITMILL_COMPILED_LIB)
+#include <bitmill/detail/atomic_folder-inl.hpp>
+#endif

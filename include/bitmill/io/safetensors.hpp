@@ -1,0 +1,113 @@
+// The safetensors container: u64 header length, JSON header, tensor bytes without a gap.
+// https://github.com/huggingface/safetensors#format
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <bitmill/core/dtype.hpp>
+#include <bitmill/core/error.hpp>
+#include <bitmill/io/file.hpp>
+
+namespace bitmill {
+
+namespace detail {
+class safetensors_table;
+struct safetensors_layout;
+}  // namespace detail
+
+// Limits beyond the specification, for readers and writers alike. (A header over 100 MB is refused by the
+// reference reader too.)
+inline constexpr std::uint64_t safetensors_max_header_bytes = 100'000'000;
+inline constexpr std::size_t safetensors_max_tensors = std::size_t{1} << 20;
+inline constexpr std::size_t safetensors_max_rank = 8;
+inline constexpr std::size_t safetensors_max_name_bytes = 1024;
+
+// One tensor of an open file. Borrows from the safetensors_file.
+struct tensor_info {
+    std::string_view name;  // UTF-8; may hold anything, also control characters
+    dtype type;
+    std::span<const std::uint64_t> shape;  // empty for a scalar
+    std::uint64_t offset;                  // of the first byte, from the start of the file; any alignment
+    std::uint64_t bytes;                   // offset + bytes <= file size
+    std::uint64_t elements;                // product of the shape
+};
+
+// An open safetensors file whose header holds every rule of the format. Move-only, immutable: const calls
+// are safe from many threads.
+class safetensors_file {
+public:
+    // Reads and checks the header; no tensor byte is touched. bad_input names tensor, byte and rule.
+    // Memory: at most 4 x file size + 1 MiB, whatever the bytes.
+    [[nodiscard]] static result<safetensors_file> open(input_file file);
+
+    [[nodiscard]] const input_file& file() const noexcept { return file_; }
+    [[nodiscard]] std::uint64_t data_begin() const noexcept;  // 8 + header length, in bytes
+    [[nodiscard]] std::size_t size() const noexcept;          // number of tensors
+    // In the order of their offsets; index < size().
+    [[nodiscard]] tensor_info operator[](std::size_t index) const noexcept;
+    [[nodiscard]] std::optional<std::size_t> find(std::string_view name) const noexcept;
+    [[nodiscard]] const std::vector<std::pair<std::string, std::string>>& metadata() const noexcept;
+
+private:
+    safetensors_file(input_file file, std::shared_ptr<const detail::safetensors_table> table) noexcept;
+
+    input_file file_;
+    std::shared_ptr<const detail::safetensors_table> table_;
+};
+
+struct tensor_spec {
+    std::string name;
+    dtype type;
+    std::vector<std::uint64_t> shape;
+};
+
+using safetensors_metadata = std::vector<std::pair<std::string, std::string>>;
+
+// Writes one file whose header equals, byte for byte, what the reference writer makes of the same tensors:
+// sorted by dtype (descending, in the order of core/dtype.hpp), then by name; compact JSON; __metadata__
+// first; padded with spaces to a multiple of 8. Move-only; write() is safe from many threads.
+class safetensors_writer {
+public:
+    // Creates `path` (it must not exist) and writes the header. invalid_argument for specs that no reader
+    // takes: a name twice, not UTF-8 or too long, too many dimensions, a size that does not fit.
+    [[nodiscard]] static result<safetensors_writer> create(const std::string& path,
+                                                           std::vector<tensor_spec> specs,
+                                                           safetensors_metadata metadata = {
+                                                               {"format", "pt"}});
+    // The exact size of the file that create() and finish() would leave. Throws exception where create()
+    // would return invalid_argument.
+    [[nodiscard]] static std::uint64_t file_bytes(const std::vector<tensor_spec>& specs,
+                                                  const safetensors_metadata& metadata = {{"format", "pt"}});
+
+    [[nodiscard]] std::uint64_t file_bytes() const noexcept;
+    // Bytes of one tensor. As in write(), an index is the place in the list given to create().
+    [[nodiscard]] std::uint64_t bytes(std::size_t spec_index) const noexcept;
+    [[nodiscard]] std::uint64_t offset(std::size_t spec_index) const noexcept;  // from the start of the file
+    // offset_in_tensor and src in bytes; invalid_argument where they pass the tensor's end.
+    [[nodiscard]] result<void> write(std::size_t spec_index, std::uint64_t offset_in_tensor,
+                                     std::span<const std::byte> src);
+    // fsync and close. invalid_argument, naming it, where a tensor was not written in full.
+    [[nodiscard]] result<void> finish();
+
+private:
+    safetensors_writer(output_file file, std::shared_ptr<const detail::safetensors_layout> layout);
+
+    output_file file_;
+    std::shared_ptr<const detail::safetensors_layout> layout_;
+    std::unique_ptr<std::atomic<std::uint64_t>[]> written_;
+};
+
+}  // namespace bitmill
+
+#if !defined(BITMILL_COMPILED_LIB)
+#include <bitmill/detail/safetensors-inl.hpp>
+#endif

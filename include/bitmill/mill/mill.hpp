@@ -1,0 +1,31 @@
+// The main job: a model folder in, a smaller one out that the ecosystem loads; and back.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include <bitmill/core/dtype.hpp>
+#include <bitmill/core/error.hpp>
+#include <bitmill/mill/options.hpp>
+#include <bitmill/mill/report.hpp>
+
+namespace bitmill {
+
+// Mills `model` (a Hugging Face folder or one .safetensors file) into the folder `out`, which appears whole or
+// not at all. The same bytes for every instruction set, thread count and memory limit.
+// Errors: bad_input (names file, tensor, offset), invalid_argument, unsupported, io, out_of_memory (the memory
+// limit is smaller than one tile), cancelled. On an error nothing is left behind.
+[[nodiscard]] result<mill_report> quantize(const std::string& model, const std::string& out,
+                                           const mill_options& options);
+
+// A plain checkpoint back from compressed-tensors (symmetric int8, int4), bitsandbytes (nf4, fp4) or plain.
+// `type`: f32, f16 or bf16 for every float tensor; unset: each tensor in the dtype it had before.
+[[nodiscard]] result<mill_report> dequantize(const std::string& model, const std::string& out,
+                                             std::optional<dtype> type, const work_options& options);
+
+}  // namespace bitmill
+
+#if !defined(BITMILL_COMPILED_LIB)
+#include <bitmill/detail/mill-inl.hpp>
+#include <bitmill/detail/dequantize-inl.hpp>
+#endif

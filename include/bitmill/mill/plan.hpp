@@ -1,0 +1,93 @@
+// What will become of every tensor, decided before a byte is written.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <bitmill/codec/codec.hpp>
+#include <bitmill/io/checkpoint.hpp>
+#include <bitmill/mill/options.hpp>
+
+namespace bitmill {
+
+// What a tensor is, judged by its name and shape: a checkpoint does not say which matrices are nn.Linear.
+enum class tensor_role : std::uint8_t {
+    linear,     // a Linear's weight
+    head,       // the output head: a Linear that is kept unless an include asks for it
+    embedding,  // a table that is looked up, not multiplied
+    conv1d,     // GPT-2's transposed Linear, which readers do not quantize
+    router,     // picks experts: small, and readers expect it in float
+    other,      // biases, norms, tensors of other ranks, non-floats
+};
+[[nodiscard]] tensor_role role_of(std::string_view name, std::size_t rank, dtype type, std::string_view model_type);
+
+// One tensor of the output that belongs to a tensor of the source.
+struct output_part {
+    enum class kind : std::uint8_t { copy, codes, scales, nested_scales, constant };
+    kind what = kind::copy;
+    std::string name;
+    dtype type = dtype::u8;
+    std::vector<std::uint64_t> shape;
+    std::uint64_t bytes = 0;
+    std::string constant;  // the bytes of kind::constant
+};
+
+struct planned_tensor {
+    std::string name;
+    checkpoint::location source{};
+    dtype source_dtype = dtype::f32;
+    std::vector<std::uint64_t> shape;
+    std::uint64_t elements = 0;
+    std::uint64_t source_bytes = 0;
+    tensor_role role = tensor_role::other;
+
+    std::optional<scheme> requested;  // empty: keep
+    std::optional<scheme> effective;  // empty: copied as it is
+    bitmill::method method = bitmill::method::absmax;
+    std::string reason;
+
+    // Found by scanning, where the scheme needs it.
+    std::optional<value_range> range;
+    std::optional<float> nested_offset;
+
+    std::vector<output_part> parts;  // filled by lay_out
+
+    // Rows x cols as the codec sees the tensor: [out, in] for a matrix, one row for anything else.
+    [[nodiscard]] std::uint64_t cols() const { return shape.size() == 2 ? shape[1] : elements; }
+    [[nodiscard]] std::uint64_t rows() const { return shape.size() == 2 ? shape[0] : 1; }
+};
+
+struct mill_plan {
+    bitmill::format format = format::plain;
+    bitmill::activation activation = activation::floating;
+    scheme base;                          // what the options ask of a Linear
+    bitmill::method method = bitmill::method::absmax;
+    std::string model_type;               // from config.json, "" where there is none
+    std::vector<std::string> architectures;
+    std::vector<planned_tensor> tensors;  // shard by shard, in file order
+    std::vector<std::string> warnings;
+};
+
+// Errors: invalid_argument and unsupported for options that do not go together or that no reader of the format
+// could load (the message names what can), bad_input for a model that is quantized already.
+[[nodiscard]] result<mill_plan> make_plan(const checkpoint& model, const mill_options& options);
+
+// Keeps the tensor as it is. With strict that is an error instead.
+[[nodiscard]] result<void> keep(planned_tensor& tensor, std::string reason, bool strict);
+
+// The format's tensors for what was decided; keeps a tensor that would not shrink.
+[[nodiscard]] result<void> lay_out(mill_plan& plan, bool strict);
+
+// config.json of the output.
+[[nodiscard]] std::string config_for(const mill_plan& plan, const std::string& source_config);
+
+}  // namespace bitmill
+
+#if !defined(BITMILL_COMPILED_LIB)
+#include <bitmill/detail/plan-inl.hpp>
+#include <bitmill/detail/layout-inl.hpp>
+#include <bitmill/detail/hf_config-inl.hpp>
+#endif

@@ -1,0 +1,56 @@
+// What the mill did to every tensor, and why.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <bitmill/core/config.hpp>
+#include <bitmill/codec/metrics.hpp>
+#include <bitmill/core/dtype.hpp>
+
+namespace bitmill {
+
+struct tensor_report {
+    std::string name;
+    std::vector<std::uint64_t> shape;
+    dtype source_dtype = dtype::f32;
+    std::string requested;   // "int4 group 128", or "keep"
+    std::string effective;   // what was done
+    std::string reason;      // why effective is not what was requested, or why nothing was requested
+    std::uint64_t elements = 0;
+    std::uint64_t source_bytes = 0;
+    std::uint64_t bytes = 0;          // with scales and all else that belongs to it
+    bool measured = false;            // coded, and not a dry run: error is valid
+    error_metrics error;
+};
+
+struct mill_report {
+    std::string source;
+    std::string output;
+    std::string requested;   // "int8 per_channel"
+    std::string format;
+    std::string method;
+    bool dry_run = false;
+    std::vector<tensor_report> tensors;  // in the order of the source's files
+    std::uint64_t parameters = 0;        // elements of float tensors
+    std::uint64_t source_bytes = 0;      // of weight files, as they lie
+    std::uint64_t bytes = 0;             // of the new weight files, exact also in a dry run
+    std::uint64_t side_bytes = 0;        // of the files that came along
+    double seconds = 0;
+    std::vector<std::string> warnings;
+
+    // Bits per weight over what was coded (not over kept tensors), and over the whole model.
+    [[nodiscard]] double coded_bits_per_weight() const;
+    [[nodiscard]] double bits_per_weight() const;
+    // Error over all coded tensors together.
+    [[nodiscard]] error_metrics error() const;
+    // One JSON object; the keys are documented in docs of the command line. indent < 0: one line.
+    [[nodiscard]] std::string json(int indent = 2) const;
+};
+
+}  // namespace bitmill
+
+#if !defined(BITMILL_COMPILED_LIB)
+#include <bitmill/detail/report-inl.hpp>
+#endif

@@ -1,0 +1,61 @@
+// What every verb of the command line shares.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include <bitmill/bitmill.hpp>
+
+namespace cli {
+
+// A verb runs after parsing and returns the exit code.
+using action = std::function<int()>;
+
+void add_quantize(CLI::App& app, action& chosen);
+void add_dequantize(CLI::App& app, action& chosen);
+void add_inspect(CLI::App& app, action& chosen);
+void add_info(CLI::App& app, action& chosen);
+
+// Writes the error as one line to stderr, with `json` also as an object to stdout. Returns the exit code:
+// 2 usage, 3 bad input, 4 I/O, 5 out of memory, 6 refused, 130 cancelled.
+int fail(const bitmill::error& what, bool json);
+
+// Options that quantize and dequantize share.
+struct work_flags {
+    std::string model;
+    std::string output;
+    bool json = false;
+    std::string device = "auto";
+
+    void add_to(CLI::App& verb, bitmill::work_options& options);
+    // Checks what the parser cannot; an error is shown and its exit code returned.
+    int check(const bitmill::work_options& options) const;
+};
+
+// Shows a bar on a terminal, lets Ctrl-C cancel, puts both back when it goes.
+class session {
+public:
+    explicit session(bitmill::work_options& options);
+    ~session();
+    session(const session&) = delete;
+    session& operator=(const session&) = delete;
+
+private:
+    bool bar_;
+};
+
+// Prints the report: as JSON, or as a summary with one row a tensor where `rows` asks for it.
+void show(const bitmill::mill_report& report, bool json, bool rows);
+
+// CLI11 2.1 reads "-1" into an unsigned number; its own check for that prints a range of 300 digits.
+[[nodiscard]] CLI::Validator not_negative();
+
+[[nodiscard]] std::string size_text(std::uint64_t bytes);  // "90.9 MB"
+[[nodiscard]] std::string shape_text(const std::vector<std::uint64_t>& shape);
+// Control characters of hostile names never reach the terminal.
+[[nodiscard]] std::string printable(const std::string& text);
+
+}  // namespace cli

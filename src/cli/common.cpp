@@ -1,0 +1,191 @@
+#include "cli.hpp"
+
+#include <algorithm>
+#include <cinttypes>
+#include <csignal>
+#include <cstdio>
+
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+namespace cli {
+namespace {
+
+volatile std::sig_atomic_t interrupted = 0;
+
+void on_signal(int) { interrupted = 1; }
+
+void handle_signals(void (*handler)(int)) {
+    struct sigaction act = {};
+    act.sa_handler = handler;
+    // A second Ctrl-C ends the program at once.
+    act.sa_flags = handler == SIG_DFL ? 0 : static_cast<int>(SA_RESETHAND);
+    sigaction(SIGINT, &act, nullptr);
+    sigaction(SIGTERM, &act, nullptr);
+}
+
+void draw(const bitmill::progress& now) {
+    constexpr int width = 30;
+    const double share =
+        now.total_bytes == 0 ? 1 : static_cast<double>(now.done_bytes) / static_cast<double>(now.total_bytes);
+    const int filled = static_cast<int>(share * width);
+    std::fprintf(stderr, "\r[%-*s] %3d %%  %s", width, std::string(static_cast<std::size_t>(filled), '=').c_str(),
+                 static_cast<int>(share * 100), size_text(now.done_bytes).c_str());
+    std::fflush(stderr);
+}
+
+struct exit_row {
+    bitmill::error_code code;
+    int status;
+    const char* name;
+};
+
+constexpr exit_row exit_table[] = {
+    {bitmill::error_code::ok, 0, "ok"},
+    {bitmill::error_code::invalid_argument, 2, "invalid_argument"},
+    {bitmill::error_code::bad_input, 3, "bad_input"},
+    {bitmill::error_code::io, 4, "io"},
+    {bitmill::error_code::out_of_memory, 5, "out_of_memory"},
+    {bitmill::error_code::refused, 6, "refused"},
+    {bitmill::error_code::cancelled, 130, "cancelled"},
+    {bitmill::error_code::unsupported, 2, "unsupported"},
+};
+
+}  // namespace
+
+int fail(const bitmill::error& what, bool json) {
+    const auto& row = exit_table[static_cast<std::size_t>(what.code)];
+    std::fprintf(stderr, "bitmill: %s\n", what.text().c_str());
+    if (json) {
+        nlohmann::ordered_json out{{"code", row.name}, {"message", what.message}};
+        if (!what.file.empty()) out["file"] = what.file;
+        if (!what.tensor.empty()) out["tensor"] = what.tensor;
+        if (what.offset != bitmill::error::no_offset) out["offset"] = what.offset;
+        const nlohmann::ordered_json whole{{"error", std::move(out)}};
+        std::printf("%s\n", whole.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+    }
+    return row.status;
+}
+
+void work_flags::add_to(CLI::App& verb, bitmill::work_options& options) {
+    verb.add_option("MODEL", model, "a Hugging Face folder or a .safetensors file")->required();
+    verb.add_option("-o,--output", output, "the folder to write");
+    verb.add_option("--memory-limit", options.memory_limit, "cap on working memory (RSS stays below it + 64M)")
+        ->transform(CLI::AsSizeValue(false))
+        ->default_str("256M");
+    verb.add_option("--threads", options.threads, "default: one per core")->check(not_negative());
+    verb.add_option("--device", device, "auto, cpu; cuda is refused by this version")->capture_default_str();
+    verb.add_flag("--dry-run", options.dry_run, "plan and show exact sizes, write nothing");
+    verb.add_flag("--force", options.force, "replace an output that exists");
+    verb.add_flag("--json", json, "report as JSON on stdout");
+}
+
+int work_flags::check(const bitmill::work_options& options) const {
+    if (device == "cuda")
+        return fail({.code = bitmill::error_code::unsupported,
+                     .message = "device cuda: this version mills on the CPU; use --device cpu or auto"},
+                    json);
+    if (device != "auto" && device != "cpu")
+        return fail({.code = bitmill::error_code::invalid_argument,
+                     .message = "there is no device '" + device + "': auto, cpu, cuda"},
+                    json);
+    if (output.empty() && !options.dry_run)
+        return fail({.code = bitmill::error_code::invalid_argument, .message = "--output (-o) is required"}, json);
+    return 0;
+}
+
+session::session(bitmill::work_options& options) : bar_(isatty(STDERR_FILENO) != 0) {
+    handle_signals(on_signal);
+    options.on_progress = [bar = bar_](const bitmill::progress& now) {
+        if (bar) draw(now);
+        return interrupted == 0;
+    };
+}
+
+session::~session() {
+    if (bar_) std::fprintf(stderr, "\r\033[K");
+    handle_signals(SIG_DFL);
+}
+
+CLI::Validator not_negative() {
+    return {[](std::string& text) {
+                return text.empty() || text.front() == '-' ? "'" + text + "' must be a number of 0 or more" : std::string();
+            },
+            ""};
+}
+
+std::string size_text(std::uint64_t bytes) {
+    char text[32];
+    if (bytes < 1000) {
+        std::snprintf(text, sizeof text, "%" PRIu64 " B", bytes);
+        return text;
+    }
+    static constexpr const char* units[] = {"kB", "MB", "GB", "TB", "PB", "EB"};
+    double value = static_cast<double>(bytes) / 1000;
+    std::size_t unit = 0;
+    while (value >= 1000 && unit + 1 < std::size(units)) {
+        value /= 1000;
+        ++unit;
+    }
+    std::snprintf(text, sizeof text, "%.1f %s", value, units[unit]);
+    return text;
+}
+
+std::string shape_text(const std::vector<std::uint64_t>& shape) {
+    std::string out = "[";
+    for (const auto one : shape) out.append(out.size() == 1 ? "" : ", ").append(std::to_string(one));
+    return out + "]";
+}
+
+std::string printable(const std::string& text) {
+    bitmill::error carrier;
+    carrier.message = text;
+    return carrier.text();
+}
+
+void show(const bitmill::mill_report& report, bool json, bool rows) {
+    for (const auto& warning : report.warnings) std::fprintf(stderr, "bitmill: warning: %s\n", warning.c_str());
+    if (json) {
+        std::printf("%s\n", report.json().c_str());
+        return;
+    }
+    std::size_t widest = 6;
+    std::size_t coded = 0;
+    for (const auto& one : report.tensors) {
+        widest = std::max(widest, std::min<std::size_t>(printable(one.name).size(), 64));
+        if (one.effective != "keep") ++coded;
+    }
+    if (rows) {
+        std::printf("%-*s  %-16s  %-5s  %-24s %10s  %8s  %s\n", static_cast<int>(widest), "tensor", "shape", "from", "to",
+                    "size", "SNR dB", "reason");
+        for (const auto& one : report.tensors) {
+            char snr[16] = "";
+            if (one.measured) std::snprintf(snr, sizeof snr, "%.1f", one.error.snr_db());
+            std::printf("%-*s  %-16s  %-5s  %-24s %10s  %8s  %s\n", static_cast<int>(widest), printable(one.name).c_str(),
+                        shape_text(one.shape).c_str(), std::string(bitmill::facts(one.source_dtype).name).c_str(),
+                        one.effective.c_str(), size_text(one.bytes).c_str(), snr, one.reason.c_str());
+        }
+        std::printf("\n");
+    }
+    std::printf("%s -> %s%s\n", printable(report.source).c_str(),
+                report.output.empty() ? "(no output)" : printable(report.output).c_str(),
+                report.dry_run ? " (dry run, nothing written)" : "");
+    std::printf("  %s, %s%s%s; %zu of %zu tensors\n", report.requested.c_str(), report.format.c_str(),
+                report.method.empty() ? "" : ", ", report.method.c_str(), coded, report.tensors.size());
+    std::printf("  weights %s -> %s (%.2f x smaller than the source, %.2f x than f32)\n",
+                size_text(report.source_bytes).c_str(), size_text(report.bytes).c_str(),
+                report.bytes == 0 ? 0 : static_cast<double>(report.source_bytes) / static_cast<double>(report.bytes),
+                report.bytes == 0 ? 0 : 4 * static_cast<double>(report.parameters) / static_cast<double>(report.bytes));
+    std::printf("  bits per weight, scales included: %.2f of what changed, %.2f of the whole\n",
+                report.coded_bits_per_weight(), report.bits_per_weight());
+    const bitmill::error_metrics error = report.error();
+    if (error.elements() != 0)
+        std::printf("  error: SNR %.2f dB, cosine %.6f, mse %.3g, largest %.3g\n", error.snr_db(), error.cosine(),
+                    error.mse(), error.max_abs());
+    if (!report.dry_run)
+        std::printf("  %.2f s, %.2f GB/s of source\n", report.seconds,
+                    report.seconds > 0 ? static_cast<double>(report.source_bytes) / report.seconds / 1e9 : 0);
+}
+
+}  // namespace cli

@@ -1,0 +1,32 @@
+#include "cli.hpp"
+
+#include <cstdio>
+#include <cstdlib>
+
+int main(int argc, char** argv) {
+    CLI::App app{"bitmill mills neural-network weights down to 16, 8 and 4 bits.", "bitmill"};
+    app.set_version_flag("--version", std::string("bitmill " BITMILL_VERSION_TEXT));
+    app.require_subcommand(1);
+    cli::action chosen;
+    cli::add_quantize(app, chosen);
+    cli::add_dequantize(app, chosen);
+    cli::add_inspect(app, chosen);
+    cli::add_info(app, chosen);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& stop) {
+        if (stop.get_exit_code() == 0) return app.exit(stop);  // --help, --version
+        std::fprintf(stderr, "bitmill: %s (see bitmill --help)\n", stop.what());
+        return 2;
+    }
+    // The library reads no environment; the program passes this one on, for tests and for comparing CPUs.
+    if (const char* forced = std::getenv("BITMILL_FORCE_ISA"))
+        if (auto set = bitmill::set_isa(forced); !set) return cli::fail(set.error(), false);
+    try {
+        return chosen();
+    } catch (const bitmill::exception& failure) {
+        return cli::fail(failure.error(), false);
+    } catch (const std::bad_alloc&) {
+        return cli::fail({.code = bitmill::error_code::out_of_memory, .message = "out of memory"}, false);
+    }
+}

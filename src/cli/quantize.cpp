@@ -1,0 +1,118 @@
+#include "cli.hpp"
+
+#include <memory>
+
+namespace cli {
+namespace {
+
+struct quantize_flags {
+    work_flags work;
+    bitmill::mill_options options;
+    std::string to;
+    std::string format;
+    std::string method;
+    std::string activation = "float";
+    std::string embeddings = "keep";
+    std::string nan = "error";
+    bool per_tensor = false;
+    bool per_channel = false;
+    bool asymmetric = false;
+    bool verbose = false;
+    std::uint64_t group_size = 0;
+    CLI::Option* group_option = nullptr;
+
+    bitmill::result<void> finish();
+};
+
+bitmill::error usage(std::string message) {
+    return {.code = bitmill::error_code::invalid_argument, .message = std::move(message)};
+}
+
+bitmill::result<void> quantize_flags::finish() {
+    const auto level = bitmill::level_from_text(to);
+    if (!level) return level.error();
+    options.to = level->type;
+    options.activation = level->activation;
+    if (!format.empty()) {
+        const auto chosen = bitmill::format_from_text(format);
+        if (!chosen) return chosen.error();
+        options.format = *chosen;
+    }
+    if (method == "absmax") options.method = bitmill::method::absmax;
+    if (method == "mse") options.method = bitmill::method::mse;
+    if (activation == "dynamic-int8") options.activation = bitmill::activation::dynamic_int8;
+    if (embeddings == "fp16") options.embeddings = bitmill::embeddings::fp16;
+    if (embeddings == "int8") options.embeddings = bitmill::embeddings::int8;
+    options.keep_non_finite = nan == "keep";
+    options.symmetric = !asymmetric;
+    const bool by_group = group_option->count() != 0;
+    if (static_cast<int>(per_tensor) + static_cast<int>(per_channel) + static_cast<int>(by_group) > 1)
+        return usage("choose one of --per-tensor, --per-channel and --group-size");
+    if (per_tensor) options.granularity = bitmill::granularity::per_tensor;
+    if (per_channel || (by_group && group_size == 0)) options.granularity = bitmill::granularity::per_channel;
+    if (by_group && group_size != 0) {
+        options.granularity = bitmill::granularity::group;
+        options.group_size = static_cast<std::size_t>(group_size);
+    }
+    return {};
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& app, action& chosen) {
+    auto flags = std::make_shared<quantize_flags>();
+    auto& verb = *app.add_subcommand("quantize", "mill one model");
+    auto& options = flags->options;
+    flags->work.add_to(verb, options);
+    verb.add_option("--to", flags->to, "int8, int4, nf4, fp4, fp16, bf16, fp32 (copy and prune only)")->required();
+    verb.add_option("--format", flags->format,
+                    "plain, compressed-tensors, bitsandbytes (default: by level: fp16/bf16 plain, int8/int4 "
+                    "compressed-tensors, nf4/fp4 bitsandbytes)");
+    verb.add_flag("--per-tensor", flags->per_tensor, "int8, int4: one scale for a tensor");
+    verb.add_flag("--per-channel", flags->per_channel, "one scale for a row (default for int8)");
+    flags->group_option = verb.add_option("--group-size", flags->group_size,
+                                          "one scale for N weights of a row, 0 = per channel (default for int4: 128)")
+                              ->check(not_negative());
+    verb.add_option("--block-size", options.block_size, "nf4, fp4: 32, 64 ... 4096")
+        ->check(not_negative())
+        ->capture_default_str();
+    verb.add_flag("--double-quant", options.double_quant, "nf4, fp4: store the scales in 8 bits");
+    verb.add_flag("--asymmetric", flags->asymmetric, "refused for formats whose readers cannot load zero points");
+    verb.add_option("--method", flags->method, "absmax or mse (default: int4 mse, else absmax)")
+        ->check(CLI::IsMember({"absmax", "mse"}));
+    verb.add_option("--activation", flags->activation, "float or dynamic-int8 (int8 only: W8A8)")
+        ->check(CLI::IsMember({"float", "dynamic-int8"}))
+        ->capture_default_str();
+    verb.add_option("--embeddings", flags->embeddings, "keep, fp16")
+        ->check(CLI::IsMember({"keep", "fp16", "int8"}))
+        ->capture_default_str();
+    verb.add_option("--include", options.include, "code only tensors whose name matches RE (repeatable)")
+        ->allow_extra_args(false);
+    verb.add_option("--exclude", options.exclude, "keep tensors whose name matches RE (repeatable)")
+        ->allow_extra_args(false);
+    verb.add_option("--override", options.override,
+                    "'RE=SCHEME', SCHEME: keep, or a level with :N, :per_channel or :per_tensor (repeatable)")
+        ->allow_extra_args(false);
+    verb.add_flag("--strict", options.strict, "a deviation from the request is an error");
+    verb.add_option("--weight-threshold", options.weight_threshold, "weights below it in magnitude become 0")
+        ->check(not_negative());
+    verb.add_option("--nan", flags->nan, "error, or keep tensors that hold NaN or Inf as they are")
+        ->check(CLI::IsMember({"error", "keep"}))
+        ->capture_default_str();
+    verb.add_flag("-v,--verbose", flags->verbose, "a row for every tensor");
+    verb.callback([flags, &chosen] {
+        chosen = [flags] {
+            if (const int status = flags->work.check(flags->options); status != 0) return status;
+            if (auto ready = flags->finish(); !ready) return fail(ready.error(), flags->work.json);
+            bitmill::result<bitmill::mill_report> report = [&] {
+                const session running(flags->options);
+                return bitmill::quantize(flags->work.model, flags->work.output, flags->options);
+            }();
+            if (!report) return fail(report.error(), flags->work.json);
+            show(*report, flags->work.json, flags->verbose || flags->options.dry_run);
+            return 0;
+        };
+    });
+}
+
+}  // namespace cli

@@ -1,0 +1,158 @@
+"""Dependencies point one way: reads the #include lines and fails on an edge that points up or out."""
+
+import argparse
+import pathlib
+import re
+
+import guard
+
+# layer -> what it may include beside itself
+BELOW = {
+    "core": set(),
+    "kernels": {"core"},
+    "codec": {"kernels"},
+    "io": {"core"},
+    "mill": {"codec", "io"},
+    "nn": {"codec"},
+    "text": {"core"},
+    "model": {"nn", "mill", "io", "text"},
+    "eval": {"model"},
+    "publish": {"eval", "mill"},
+}
+TOP = {"version.hpp": "core"}  # headers outside a layer's folder; the umbrella may include everything
+UMBRELLAS = {"bitmill.hpp", "xtensor.hpp"}
+# The one vector source and its primitives; no other public header names a library.
+THIRD_PARTY_HEADERS = {"kernels/simd.hpp", "kernels/primitives.hpp"}
+COMPILER_HEADERS = {"xmmintrin.h", "immintrin.h", "arm_neon.h"}
+NOT_FOR_COMMANDS = ("bitmill/detail/", "bitmill/kernels/simd.hpp", "bitmill/kernels/primitives.hpp",
+                    "bitmill/kernels/reference.hpp")
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
+
+
+def closure(layer):
+    seen = {layer}
+    todo = [layer]
+    while todo:
+        for lower in BELOW[todo.pop()]:
+            if lower not in seen:
+                seen.add(lower)
+                todo.append(lower)
+    return seen
+
+
+ALLOWED = {layer: closure(layer) for layer in BELOW}
+
+
+def layer_of_detail(include, name, asked=()):
+    """detail/X-inl.hpp and detail/X_part-inl.hpp belong to the layer whose header is X.hpp; a file that several
+    bodies share belongs to the lowest layer that includes it."""
+    stem = name.removesuffix(".hpp").removesuffix("-inl")
+    while stem:
+        owners = {path.parent.name for path in include.glob(f"*/{stem}.hpp") if path.parent.name in BELOW}
+        if len(owners) == 1:
+            return owners.pop()
+        stem = stem.rpartition("_")[0]
+    users = {layer_of(include, path.relative_to(include).as_posix(), (*asked, name))
+             for path in include.rglob("*.hpp")
+             if path.name not in asked and f"<bitmill/detail/{name}>" in path.read_text()}
+    users.discard(None)
+    lowest = [layer for layer in users if all(layer in ALLOWED[user] for user in users)]
+    return lowest[0] if lowest else None
+
+
+def layer_of(include, path, asked=()):
+    """The layer of a header by its path below include/bitmill; None where it has none."""
+    parts = path.split("/")
+    if len(parts) == 1:
+        return TOP.get(path)
+    return layer_of_detail(include, parts[1], asked) if parts[0] == "detail" else parts[0]
+
+
+def third_party(kind, name):
+    return (kind == "<" and not name.startswith("bitmill/") and ("." in name or "/" in name)
+            and name not in COMPILER_HEADERS)
+
+
+def check_header(include, path):
+    name = path.relative_to(include).as_posix()
+    private = name.startswith("detail/") or name in THIRD_PARTY_HEADERS
+    umbrella = name in UMBRELLAS
+    layer = layer_of(include, name)
+    if layer not in BELOW and not umbrella:
+        yield f"{name}: belongs to no layer"
+        return
+    for kind, target in INCLUDE.findall(path.read_text()):
+        if kind == '"':
+            yield f"{name}: includes \"{target}\": write <bitmill/...>"
+        elif third_party(kind, target) and not private:
+            yield f"{name}: a public header includes <{target}>"
+        elif target.startswith("bitmill/") and not umbrella:
+            lower = layer_of(include, target.removeprefix("bitmill/"))
+            if lower not in ALLOWED[layer]:
+                yield f"{name}: layer {layer} includes <{target}> of layer {lower}"
+
+
+def check_source(source, include, path):
+    name = path.relative_to(source).as_posix()
+    for kind, target in INCLUDE.findall(path.read_text()):
+        if name.startswith("src/cli/") and target.startswith(NOT_FOR_COMMANDS):
+            yield f"{name}: the command includes <{target}>, which is not public"
+        if name.startswith("src/kernels/") and target.startswith("bitmill/"):
+            lower = layer_of(include, target.removeprefix("bitmill/"))
+            if lower not in ALLOWED["kernels"]:
+                yield f"{name}: a kernel source includes <{target}> of layer {lower}"
+
+
+def check(source, args):
+    include = source / "include/bitmill"
+    headers = sorted(include.rglob("*.hpp"))
+    complaints = [] if headers else [f"{include}: no headers found"]
+    for path in headers:
+        complaints.extend(check_header(include, path))
+    for path in sorted((source / "src").rglob("*.[ch]pp")):
+        complaints.extend(check_source(source, include, path))
+    return complaints
+
+
+H = "include/bitmill/"
+SAMPLES = [
+    ("a right tree", {
+        H + "core/a.hpp": "#include <vector>\n",
+        H + "codec/b.hpp": "#include <bitmill/core/a.hpp>\n#include <bitmill/detail/b-inl.hpp>\n",
+        H + "detail/b-inl.hpp": "#include <nlohmann/json.hpp>\n#include <bitmill/codec/b.hpp>\n",
+        H + "bitmill.hpp": "#include <bitmill/codec/b.hpp>\n",
+        "src/cli/main.cpp": "#include <CLI/CLI.hpp>\n#include <bitmill/codec/b.hpp>\n",
+    }, None),
+    ("an upward edge", {H + "core/a.hpp": "#include <bitmill/codec/b.hpp>\n", H + "codec/b.hpp": ""},
+     "layer core includes <bitmill/codec/b.hpp>"),
+    ("io knows no codec", {H + "io/a.hpp": "# include <bitmill/codec/b.hpp>\n", H + "codec/b.hpp": ""},
+     "layer io includes"),
+    ("an upward edge in a body", {
+        H + "core/a.hpp": "", H + "mill/m.hpp": "",
+        H + "detail/a_part-inl.hpp": "#include <bitmill/mill/m.hpp>\n"}, "layer core includes <bitmill/mill/m.hpp>"),
+    ("a body of nobody", {H + "detail/lost-inl.hpp": ""}, "belongs to no layer"),
+    ("a body shared inside a layer", {
+        H + "codec/b.hpp": "", H + "mill/m.hpp": "",
+        H + "detail/b-inl.hpp": "#include <bitmill/detail/shared-inl.hpp>\n",
+        H + "detail/m-inl.hpp": "#include <bitmill/detail/shared-inl.hpp>\n",
+        H + "detail/shared-inl.hpp": "#include <bitmill/codec/b.hpp>\n"}, None),
+    ("an upward edge in a shared body", {
+        H + "codec/b.hpp": "", H + "mill/m.hpp": "",
+        H + "detail/b-inl.hpp": "#include <bitmill/detail/shared-inl.hpp>\n",
+        H + "detail/shared-inl.hpp": "#include <bitmill/mill/m.hpp>\n"},
+     "detail/shared-inl.hpp: layer codec includes <bitmill/mill/m.hpp>"),
+    ("an unknown layer", {H + "misc/a.hpp": ""}, "belongs to no layer"),
+    ("a library in a public header", {H + "io/a.hpp": "#include <nlohmann/json.hpp>\n"},
+     "a public header includes <nlohmann/json.hpp>"),
+    ("a system header in a public header", {H + "io/a.hpp": "#include <unistd.h>\n"},
+     "a public header includes <unistd.h>"),
+    ("a quoted include", {H + "io/a.hpp": '#include "b.hpp"\n'}, "write <bitmill/...>"),
+    ("a command that looks inside", {H + "core/a.hpp": "", "src/cli/x.cpp": "#include <bitmill/detail/a-inl.hpp>\n"},
+     "is not public"),
+    ("a kernel that reads files", {H + "io/a.hpp": "", "src/kernels/isa.cpp": "#include <bitmill/io/a.hpp>\n"},
+     "a kernel source includes"),
+    ("an empty tree", {"README.md": ""}, "no headers found"),
+]
+
+if __name__ == "__main__":
+    guard.run(argparse.ArgumentParser(description=__doc__), check, SAMPLES)

@@ -1,0 +1,87 @@
+"""Killed at any instant, the destination is the old model or the new one, never a mixture."""
+
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import leftovers, tree_hashes
+from synthetic import write_large
+
+KILLS = 200
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_large(tmp_path_factory.mktemp("kill") / "source", 8, rows=512, columns=1024)
+
+
+@pytest.fixture(scope="module")
+def variants(source, bitmill, tmp_path_factory):
+    """scheme -> what a complete output of it holds."""
+    base = tmp_path_factory.mktemp("variants")
+    for scheme in ("int8", "int4"):
+        bitmill("quantize", source, "-o", base / scheme, "--to", scheme, "--method", "absmax")
+    return {scheme: tree_hashes(base / scheme) for scheme in ("int8", "int4")}
+
+
+def kill_after(command, seconds):
+    """Kills one run; True where it had not finished by itself."""
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGKILL)
+    return child.wait() != 0
+
+
+def duration(command):
+    start = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.monotonic() - start
+
+
+def test_two_hundred_kills(source, variants, bitmill_path, tmp_path):
+    out, dice = tmp_path / "out", random.Random(5)
+
+    def command(scheme):
+        options = ["--to", scheme, "--method", "absmax", "--force"]
+        return [bitmill_path, "quantize", str(source), "-o", str(out), *options]
+
+    subprocess.run(command("int8"), check=True, capture_output=True)
+    usual = max(duration(command("int4")), duration(command("int8")))
+    killed, replaced, current = 0, 0, "int8"
+    for _ in range(KILLS):
+        wanted = "int4" if current == "int8" else "int8"
+        killed += kill_after(command(wanted), dice.uniform(0, 1.1 * usual))
+        found = tree_hashes(out)
+        current = next((scheme for scheme, hashes in variants.items() if hashes == found), None)
+        assert current, f"torn: {sorted(found)}"
+        replaced += current == wanted
+    print(f"{KILLS} runs: {killed} killed, {replaced} found new, {KILLS - replaced} old, 0 torn")
+    assert killed >= KILLS // 4 and replaced > 0
+    wanted = "int4" if current == "int8" else "int8"
+    subprocess.run(command(wanted), check=True, capture_output=True)
+    assert tree_hashes(out) == variants[wanted]
+    assert leftovers(tmp_path, "out") == []
+
+
+def test_kills_where_nothing_was_there(source, variants, bitmill_path, tmp_path):
+    out, dice = tmp_path / "out", random.Random(6)
+    command = [bitmill_path, "quantize", str(source), "-o", str(out), "--to", "int8", "--method", "absmax"]
+    usual = duration(command)
+    shutil.rmtree(out)
+    absent = 0
+    for _ in range(40):
+        kill_after(command, dice.uniform(0, 1.1 * usual))
+        if out.exists():
+            assert tree_hashes(out) == variants["int8"]
+            shutil.rmtree(out)
+        else:
+            absent += 1
+    assert absent > 0
+    subprocess.run(command, check=True, capture_output=True)
+    assert tree_hashes(out) == variants["int8"] and leftovers(tmp_path, "out") == []

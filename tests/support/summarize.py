@@ -1,0 +1,34 @@
+"""Adds up JUnit files: a line per suite and last `N passed, M failed`. Exits 1 where anything failed."""
+
+import pathlib
+import sys
+import xml.etree.ElementTree
+
+
+def count(path):
+    passed = failed = skipped = 0
+    for case in xml.etree.ElementTree.parse(path).iter("testcase"):
+        # ctest marks a case by its status, pytest by a child.
+        children = {child.tag for child in case}
+        if children & {"failure", "error"} or case.get("status") == "fail":
+            failed += 1
+        elif "skipped" in children or case.get("status") in ("notrun", "disabled"):
+            skipped += 1
+        else:
+            passed += 1
+    return passed, failed, skipped
+
+
+def main(paths):
+    total = [0, 0, 0]
+    print(f"{'suite':<16}{'passed':>8}{'failed':>8}{'skipped':>9}")
+    for path in map(pathlib.Path, paths):
+        numbers = count(path)
+        total = [a + b for a, b in zip(total, numbers)]
+        print(f"{path.stem:<16}{numbers[0]:>8}{numbers[1]:>8}{numbers[2]:>9}")
+    print(f"{total[0]} passed, {total[1]} failed" + (f", {total[2]} skipped" if total[2] else ""))
+    return 1 if total[1] or not total[0] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
