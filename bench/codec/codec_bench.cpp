@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::size_t rows = 16384;
 constexpr std::size_t cols = 4096;
-constexpr std::size_t tile_rows = 32;  // 512 KiB
+constexpr std::size_t tile_rows = 1024;  // 16 MiB, as one call of a host that decodes a layer
 constexpr unsigned threads = 2;
 
 struct buffers {

@@ -168,6 +168,8 @@ BITMILL_INLINE result<void> checkpoint::open_index(input_file index) {
     // Shards are numbered by name, whatever the order in which tensors mention them.
     std::vector<std::uint32_t> number(handler.shards().size());
     for (const auto& [name, first_seen] : handler.shards()) {
+        if (const char* why = detail::why_not_relative(name))
+            return refuse("'" + name.substr(0, 200) + "' cannot name a shard: " + why);
         if (!name.ends_with(".safetensors"))
             return refuse("'" + name.substr(0, 200) + "' is not a .safetensors file");
         number[first_seen] = static_cast<std::uint32_t>(shard_names_.size());

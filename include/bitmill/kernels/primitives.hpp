@@ -161,6 +161,29 @@ struct scalar_half {
 
 #if defined(__x86_64__)
 
+// Streaming stores spare the read of every line that is about to be overwritten. Four of 16 bytes need no more
+// alignment than malloc gives, and the write-combining buffers join them into lines.
+template <class Arch>
+BITMILL_FLATTEN void stream_16(const f32x16<Arch>& x, float* dst) {
+#if defined(__AVX512F__)
+    const __m512 all = x.v[0];
+    _mm_stream_ps(dst, _mm512_castps512_ps128(all));
+    _mm_stream_ps(dst + 4, _mm512_extractf32x4_ps(all, 1));
+    _mm_stream_ps(dst + 8, _mm512_extractf32x4_ps(all, 2));
+    _mm_stream_ps(dst + 12, _mm512_extractf32x4_ps(all, 3));
+#elif defined(__AVX2__)
+    _mm_stream_ps(dst, _mm256_castps256_ps128(x.v[0]));
+    _mm_stream_ps(dst + 4, _mm256_extractf128_ps(x.v[0], 1));
+    _mm_stream_ps(dst + 8, _mm256_castps256_ps128(x.v[1]));
+    _mm_stream_ps(dst + 12, _mm256_extractf128_ps(x.v[1], 1));
+#else
+    for (std::size_t i = 0; i < 4; ++i) _mm_stream_ps(dst + 4 * i, x.v[i]);
+#endif
+}
+BITMILL_FLATTEN bool can_stream(const float* dst) { return reinterpret_cast<std::uintptr_t>(dst) % 16 == 0; }
+// Streaming stores are not ordered with those of other threads until a fence.
+BITMILL_FLATTEN void end_stream() { _mm_sfence(); }
+
 // 16 bytes live in one SSE register on every x86 instruction set.
 struct x86_bytes {
     using bytes = __m128i;
@@ -431,6 +454,13 @@ struct primitives<xsimd::avx512bw> : x86_bytes, avx_half {
 #endif  // AVX-512
 
 #elif defined(__aarch64__)
+
+template <class Arch>
+BITMILL_FLATTEN void stream_16(const f32x16<Arch>& x, float* dst) {
+    store(x, dst);
+}
+BITMILL_FLATTEN bool can_stream(const float*) { return false; }
+BITMILL_FLATTEN void end_stream() {}
 
 template <>
 struct primitives<xsimd::neon64> : scalar_half {

@@ -128,7 +128,7 @@ inline void encode_int(const float* src, const int_layout& layout, unsigned bits
 }
 
 inline void decode_int(const std::uint8_t* src, const int_layout& layout, unsigned bits, const float* scales,
-                       const float* zeros, float* dst) {
+                       const float* zeros, float* dst, bool /*stream*/) {
     const int_limits limits(bits);
     for (std::size_t g = 0; g < layout.groups; ++g, src += layout.stride, dst += layout.group) {
         for (std::size_t i = 0; i < layout.group; ++i) {
@@ -187,7 +187,7 @@ inline void encode_book(const float* src, std::size_t count, std::size_t block, 
 }
 
 inline void decode_book(const std::uint8_t* src, std::size_t count, std::size_t block, const float* absmax,
-                        const code_book& book, float* dst) {
+                        const code_book& book, float* dst, bool /*stream*/) {
     for (std::size_t i = 0; i < count; ++i) {
         const unsigned code = i % 2 == 0 ? src[i / 2] >> 4 : src[i / 2] & 15;
         dst[i] = book.value[code] * absmax[i / block];

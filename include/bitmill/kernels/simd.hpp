@@ -194,18 +194,20 @@ struct kernels_of {
         }
     }
 
-    template <unsigned Bits>
+    template <unsigned Bits, bool Stream>
     static void decode_int_as(const std::uint8_t* src, const int_layout& layout, const float* scales,
                               const float* zeros, float* dst) {
         const float low = int_limits(Bits).low;
         for (std::size_t g = 0; g < layout.groups; ++g, src += layout.stride, dst += layout.group) {
             const lanes scale = spread<Arch>(scales[g]);
             const lanes shift = spread<Arch>(zeros[g] - low);
+            const bool stream = Stream && can_stream(dst);
             std::size_t i = 0;
             for (; i + 16 <= layout.group; i += 16) {
                 const auto codes = Bits == 8 ? p::flip(p::load_bytes(src + i), layout.flip)
                                              : p::load_nibbles_low_first(src + i / 2);
-                store((p::from_bytes(codes) - shift) * scale, dst + i);
+                const lanes values = (p::from_bytes(codes) - shift) * scale;
+                stream ? stream_16(values, dst + i) : store(values, dst + i);
             }
             if (i < layout.group) {
                 const std::size_t n = layout.group - i;
@@ -216,12 +218,18 @@ struct kernels_of {
                 store_first((p::from_bytes(codes) - shift) * scale, n, dst + i);
             }
         }
+        if constexpr (Stream) end_stream();
     }
 
     static void decode_int(const std::uint8_t* src, const int_layout& layout, unsigned bits, const float* scales,
-                           const float* zeros, float* dst) {
-        bits == 8 ? decode_int_as<8>(src, layout, scales, zeros, dst)
-                  : decode_int_as<4>(src, layout, scales, zeros, dst);
+                           const float* zeros, float* dst, bool stream) {
+        if (bits == 8) {
+            stream ? decode_int_as<8, true>(src, layout, scales, zeros, dst)
+                   : decode_int_as<8, false>(src, layout, scales, zeros, dst);
+        } else {
+            stream ? decode_int_as<4, true>(src, layout, scales, zeros, dst)
+                   : decode_int_as<4, false>(src, layout, scales, zeros, dst);
+        }
     }
 
     // --- code books ----------------------------------------------------------------------------------------
@@ -271,17 +279,20 @@ struct kernels_of {
                          : encode_book_as<false>(src, count, block, absmax, facts, dst, total);
     }
 
-    static void decode_book(const std::uint8_t* src, std::size_t count, std::size_t block, const float* absmax,
-                            const code_book& facts, float* dst) {
+    template <bool Stream>
+    static void decode_book_as(const std::uint8_t* src, std::size_t count, std::size_t block, const float* absmax,
+                               const code_book& facts, float* dst) {
         const typename p::book book(facts);
         for (std::size_t start = 0; start < count; start += block, ++absmax) {
             const std::size_t size = count - start < block ? count - start : block;
             const lanes scale = spread<Arch>(*absmax);
             std::size_t i = 0;
+            const bool stream = Stream && can_stream(dst + start);
             alignas(16) std::uint8_t codes[16];
             for (; i + 16 <= size; i += 16) {
                 p::store_bytes(p::load_nibbles_high_first(src + (start + i) / 2), codes);
-                store(book.values(codes) * scale, dst + start + i);
+                const lanes values = book.values(codes) * scale;
+                stream ? stream_16(values, dst + start + i) : store(values, dst + start + i);
             }
             if (i < size) {
                 std::uint8_t packed[8] = {};
@@ -290,6 +301,13 @@ struct kernels_of {
                 store_first(book.values(codes) * scale, size - i, dst + start + i);
             }
         }
+        if constexpr (Stream) end_stream();
+    }
+
+    static void decode_book(const std::uint8_t* src, std::size_t count, std::size_t block, const float* absmax,
+                            const code_book& facts, float* dst, bool stream) {
+        stream ? decode_book_as<true>(src, count, block, absmax, facts, dst)
+               : decode_book_as<false>(src, count, block, absmax, facts, dst);
     }
 
     static constexpr table make(const char* name) {

@@ -56,8 +56,9 @@ struct table {
     // q = clamp(rint(x / scale + zero)). `total` may be null.
     void (*encode_int)(const float* src, const int_layout&, unsigned bits, const float* scales,
                        const float* zeros, std::uint8_t* dst, sums* total);
+    // `stream`: write past the caches, for a destination that is larger than they are.
     void (*decode_int)(const std::uint8_t* src, const int_layout&, unsigned bits, const float* scales,
-                       const float* zeros, float* dst);
+                       const float* zeros, float* dst, bool stream);
 
     // min(x, 0) and max(x, 0) over src. False where src holds a NaN or an infinity.
     bool (*extremes)(const float* src, std::size_t count, float* low, float* high);
@@ -69,7 +70,7 @@ struct table {
     void (*encode_book)(const float* src, std::size_t count, std::size_t block, const float* absmax,
                         const code_book&, std::uint8_t* dst, sums* total);
     void (*decode_book)(const std::uint8_t* src, std::size_t count, std::size_t block, const float* absmax,
-                        const code_book&, float* dst);
+                        const code_book&, float* dst, bool stream);
 
     void (*widen_f16)(const std::uint16_t* src, std::size_t count, float* dst);
     void (*widen_bf16)(const std::uint16_t* src, std::size_t count, float* dst);
