@@ -222,6 +222,13 @@ struct x86_bytes {
         x = _mm_add_ps(x, _mm_movehl_ps(x, x));
         return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
     }
+    // The sums of four registers of four, one a lane: two rounds of a transpose.
+    static BITMILL_FLATTEN void sum_rows(__m128i a, __m128i b, __m128i c, __m128i d, std::int32_t* dst) {
+        const __m128i ab = _mm_add_epi32(_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+        const __m128i cd = _mm_add_epi32(_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+        const __m128i sums = _mm_add_epi32(_mm_unpacklo_epi64(ab, cd), _mm_unpackhi_epi64(ab, cd));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(dst), sums);
+    }
     static BITMILL_FLATTEN __m128i max_i32(__m128i a, __m128i b) {  // pmaxsd is SSE4.1
         const __m128i bigger = _mm_cmpgt_epi32(a, b);
         return _mm_or_si128(_mm_and_si128(bigger, a), _mm_andnot_si128(bigger, b));
@@ -249,6 +256,33 @@ struct primitives<xsimd::sse2> : x86_bytes, scalar_half {
     };
     static BITMILL_FLATTEN float fold(const lanes& x) {
         return fold4(_mm_add_ps(_mm_add_ps(x.v[0], x.v[2]), _mm_add_ps(x.v[1], x.v[3])));
+    }
+
+    using words = __m128i;
+    static constexpr std::size_t words_per_vector = 8;
+    static BITMILL_FLATTEN words spread_words(std::int16_t x) { return _mm_set1_epi16(x); }
+    static BITMILL_FLATTEN words load_words(const std::int16_t* src) {
+        return _mm_load_si128(reinterpret_cast<const __m128i*>(src));
+    }
+    static BITMILL_FLATTEN void store_words(const lanes& x, std::int16_t* dst) {
+        auto* to = reinterpret_cast<__m128i*>(dst);
+        _mm_store_si128(to, _mm_packs_epi32(_mm_cvtps_epi32(x.v[0]), _mm_cvtps_epi32(x.v[1])));
+        _mm_store_si128(to + 1, _mm_packs_epi32(_mm_cvtps_epi32(x.v[2]), _mm_cvtps_epi32(x.v[3])));
+    }
+    // (a b + 2^14) >> 15. pmulhrsw is SSSE3: bits 15 and up of the product, plus bit 14.
+    static BITMILL_FLATTEN words scale_words(words a, words b) {
+        const __m128i low = _mm_mullo_epi16(a, b);
+        const __m128i top = _mm_slli_epi16(_mm_mulhi_epi16(a, b), 1);
+        const __m128i carry = _mm_and_si128(_mm_srli_epi16(low, 14), _mm_set1_epi16(1));
+        return _mm_add_epi16(_mm_or_si128(top, _mm_srli_epi16(low, 15)), carry);
+    }
+    static BITMILL_FLATTEN words lower_words(words a, words b) { return _mm_min_epi16(a, b); }
+    static BITMILL_FLATTEN words higher_words(words a, words b) { return _mm_max_epi16(a, b); }
+    static BITMILL_FLATTEN words add_products(words sum, words a, words b) {
+        return _mm_add_epi32(sum, _mm_madd_epi16(a, b));
+    }
+    static BITMILL_FLATTEN void sum_each(const words (&x)[4], std::int32_t* dst) {
+        sum_rows(x[0], x[1], x[2], x[3], dst);
     }
     static BITMILL_FLATTEN bytes to_bytes(const lanes& x) {
         const __m128i low = _mm_packs_epi32(_mm_cvtps_epi32(x.v[0]), _mm_cvtps_epi32(x.v[1]));
@@ -325,6 +359,29 @@ struct primitives<xsimd::avx2> : x86_bytes, avx_half {
     static BITMILL_FLATTEN float fold(const lanes& x) {
         const __m256 eight = _mm256_add_ps(x.v[0], x.v[1]);
         return fold4(_mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)));
+    }
+
+    using words = __m256i;
+    static constexpr std::size_t words_per_vector = 16;
+    static BITMILL_FLATTEN words spread_words(std::int16_t x) { return _mm256_set1_epi16(x); }
+    static BITMILL_FLATTEN words load_words(const std::int16_t* src) {
+        return _mm256_load_si256(reinterpret_cast<const __m256i*>(src));
+    }
+    static BITMILL_FLATTEN void store_words(const lanes& x, std::int16_t* dst) {
+        const __m256i mixed = _mm256_packs_epi32(_mm256_cvtps_epi32(x.v[0]), _mm256_cvtps_epi32(x.v[1]));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(dst), _mm256_permute4x64_epi64(mixed, 0xd8));
+    }
+    static BITMILL_FLATTEN words scale_words(words a, words b) { return _mm256_mulhrs_epi16(a, b); }
+    static BITMILL_FLATTEN words lower_words(words a, words b) { return _mm256_min_epi16(a, b); }
+    static BITMILL_FLATTEN words higher_words(words a, words b) { return _mm256_max_epi16(a, b); }
+    static BITMILL_FLATTEN words add_products(words sum, words a, words b) {
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+    }
+    static BITMILL_FLATTEN __m128i to_four(words x) {
+        return _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    }
+    static BITMILL_FLATTEN void sum_each(const words (&x)[4], std::int32_t* dst) {
+        sum_rows(to_four(x[0]), to_four(x[1]), to_four(x[2]), to_four(x[3]), dst);
     }
     static BITMILL_FLATTEN bytes to_bytes(const lanes& x) {
         const __m256i mixed = _mm256_packs_epi32(_mm256_cvtps_epi32(x.v[0]), _mm256_cvtps_epi32(x.v[1]));
@@ -406,6 +463,27 @@ struct primitives<xsimd::avx512bw> : x86_bytes, avx_half {
         const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
         return fold4(_mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)));
     }
+
+    using words = __m512i;
+    static constexpr std::size_t words_per_vector = 32;
+    static BITMILL_FLATTEN words spread_words(std::int16_t x) { return _mm512_set1_epi16(x); }
+    static BITMILL_FLATTEN words load_words(const std::int16_t* src) { return _mm512_load_si512(src); }
+    static BITMILL_FLATTEN void store_words(const lanes& x, std::int16_t* dst) {
+        _mm256_store_si256(reinterpret_cast<__m256i*>(dst), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x.v[0])));
+    }
+    static BITMILL_FLATTEN words scale_words(words a, words b) { return _mm512_mulhrs_epi16(a, b); }
+    static BITMILL_FLATTEN words lower_words(words a, words b) { return _mm512_min_epi16(a, b); }
+    static BITMILL_FLATTEN words higher_words(words a, words b) { return _mm512_max_epi16(a, b); }
+    static BITMILL_FLATTEN words add_products(words sum, words a, words b) {
+        return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+    }
+    static BITMILL_FLATTEN __m128i to_four(words x) {
+        const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+        return _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    }
+    static BITMILL_FLATTEN void sum_each(const words (&x)[4], std::int32_t* dst) {
+        sum_rows(to_four(x[0]), to_four(x[1]), to_four(x[2]), to_four(x[3]), dst);
+    }
     static BITMILL_FLATTEN bytes to_bytes(const lanes& x) {
         return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v[0]));
     }
@@ -480,6 +558,25 @@ struct primitives<xsimd::neon64> : scalar_half {
         const float32x4_t four = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
         const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
         return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+    }
+
+    using words = int16x8_t;  // sums: four 32-bit lanes in the same register
+    static constexpr std::size_t words_per_vector = 8;
+    static BITMILL_FLATTEN words spread_words(std::int16_t x) { return vdupq_n_s16(x); }
+    static BITMILL_FLATTEN words load_words(const std::int16_t* src) { return vld1q_s16(src); }
+    static BITMILL_FLATTEN void store_words(const lanes& x, std::int16_t* dst) {
+        vst1q_s16(dst, vcombine_s16(vmovn_s32(vcvtnq_s32_f32(x.v[0])), vmovn_s32(vcvtnq_s32_f32(x.v[1]))));
+        vst1q_s16(dst + 8, vcombine_s16(vmovn_s32(vcvtnq_s32_f32(x.v[2])), vmovn_s32(vcvtnq_s32_f32(x.v[3]))));
+    }
+    static BITMILL_FLATTEN words scale_words(words a, words b) { return vqrdmulhq_s16(a, b); }
+    static BITMILL_FLATTEN words lower_words(words a, words b) { return vminq_s16(a, b); }
+    static BITMILL_FLATTEN words higher_words(words a, words b) { return vmaxq_s16(a, b); }
+    static BITMILL_FLATTEN words add_products(words sum, words a, words b) {
+        const int32x4_t low = vmlal_s16(vreinterpretq_s32_s16(sum), vget_low_s16(a), vget_low_s16(b));
+        return vreinterpretq_s16_s32(vmlal_s16(low, vget_high_s16(a), vget_high_s16(b)));
+    }
+    static BITMILL_FLATTEN void sum_each(const words (&x)[4], std::int32_t* dst) {
+        for (std::size_t i = 0; i < 4; ++i) dst[i] = vaddvq_s32(vreinterpretq_s32_s16(x[i]));
     }
     static BITMILL_FLATTEN bytes load_bytes(const std::uint8_t* src) { return vld1q_u8(src); }
     static BITMILL_FLATTEN void store_bytes(bytes b, std::uint8_t* dst) { vst1q_u8(dst, b); }

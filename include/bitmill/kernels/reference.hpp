@@ -94,9 +94,22 @@ inline std::size_t choose_int(const float* src, const int_layout& layout, const 
                 sums[t] = {xq.fold(), qq.fold()};
             }
         };
+        const float to_words = quick_reach(limits) / std::max(high, -low);
+        const auto compare = [&](const quick_trial* trials, int total, quick_sums* sums) {
+            for (int t = 0; t < total; ++t) {
+                sums[t] = {};
+                for (std::size_t i = 0; i < layout.group; ++i) {
+                    const int x = static_cast<int>(std::nearbyint(src[i] * to_words));
+                    const int scaled = ((x * trials[t].factor >> 14) + 1) >> 1;
+                    const int q = std::clamp<int>(scaled, trials[t].low, trials[t].high);
+                    sums[t].xq += x * q;
+                    sums[t].qq += q * q;
+                }
+            }
+        };
         zeros[g] = 0;
         if (rule.symmetric) {
-            scales[g] = rule.search ? search_symmetric(high >= -low ? high : low, limits, rule.scale, score)
+            scales[g] = rule.search ? search_symmetric(high >= -low ? high : low, limits, rule.scale, compare, score)
                                     : symmetric_scale(std::max(high, -low), limits, rule.scale);
         } else {
             scales[g] = rule.search ? search_asymmetric(low, high, limits, rule.scale, &zeros[g], score)

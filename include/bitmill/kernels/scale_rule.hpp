@@ -115,30 +115,68 @@ inline void refine(best_fit& best, const int_limits& limits, const Fit& fit) {
 
 [[nodiscard]] constexpr bool is_finite(float x) { return x - x == 0; }
 
+// The symmetric search compares its trials in 16-bit integers, twice the lanes of f32 and exact in any order:
+// x becomes x16 = rint(x * reach / |extreme|), a trial's codes are q = clamp((x16 * factor + 2^14) >> 15).
+struct quick_trial {
+    std::int16_t factor;
+    std::int16_t low;
+    std::int16_t high;
+};
+
+struct quick_sums {
+    std::int64_t xq;  // of x16 q
+    std::int64_t qq;
+};
+
+// The largest |x16|: the sum of 4096 products of x16 and q fits 31 bits (4095 * 128 * 4096 < 2^31).
+[[nodiscard]] constexpr float quick_reach(const int_limits& limits) { return limits.low == -8 ? 2047.0f : 4095.0f; }
+inline constexpr std::size_t quick_run = 4096;
+
 // The signed extreme maps near -2^(bits-1), so the scale is negative where the extreme is positive and all
 // 2^bits codes serve. Eight trial scales from a tenth above the range down to 0.59 of it (long groups gain
-// from clipping their tail), then four around the best of them.
-template <class Fit>
-[[nodiscard]] inline float search_symmetric(float extreme, const int_limits& limits, scale_type type, const Fit& fit) {
+// from clipping their tail), then four around the best of them. `quick(trials, count, sums)` compares, `fit` then
+// gives the scale of the best.
+template <class Quick, class Fit>
+[[nodiscard]] inline float search_symmetric(float extreme, const int_limits& limits, scale_type type, const Quick& quick,
+                                            const Fit& fit) {
     constexpr float coarse[] = {0.91f, 0.97f, 1.03f, 1.10f, 1.19f, 1.30f, 1.46f, 1.70f};
     constexpr float fine[] = {0.97f, 0.985f, 1.015f, 1.03f};
-    const float whole = limits.low / extreme;
-    fit_trial trials[8];
-    fit_sums sums[8];
-    best_fit best;
-    const auto offer_all = [&](const float* factors, int count, float around) {
-        for (int i = 0; i < count; ++i) trials[i] = {around * factors[i], limits.low, limits.high};
-        fit(trials, count, sums);
-        float found = around;
-        for (int i = 0; i < count; ++i)
-            if (best.offer(sums[i], 0)) found = trials[i].inverse;
-        return found;
+    const float sign = extreme < 0 ? -1.0f : 1.0f;
+    const float size = extreme * sign;
+    const float step = 32768.0f / quick_reach(limits) * limits.low * sign;
+    float best_share = 1;
+    double best_score = 0;
+    const auto compare = [&](const float* shares, int count, float around) {
+        quick_trial trials[8];
+        quick_sums sums[8];
+        for (int i = 0; i < count; ++i) {
+            const auto factor = static_cast<std::int16_t>(round_half_even(step * around * shares[i]));
+            trials[i] = {factor, static_cast<std::int16_t>(limits.low), static_cast<std::int16_t>(limits.high)};
+        }
+        quick(trials, count, sums);
+        for (int i = 0; i < count; ++i) {
+            if (sums[i].qq == 0) continue;
+            const auto xq = static_cast<double>(sums[i].xq);
+            const double score = xq * xq / static_cast<double>(sums[i].qq);
+            if (!(score > best_score)) continue;
+            best_score = score;
+            best_share = around * shares[i];
+        }
     };
-    if (is_finite(whole * coarse[7])) offer_all(fine, 4, offer_all(coarse, 8, whole));
-    refine(best, limits, fit);
+    best_fit best;
+    const float inverse = limits.low / extreme;
+    if (is_finite(quick_reach(limits) / size) && is_finite(inverse * 2)) {
+        compare(coarse, 8, 1);
+        compare(fine, 4, best_share);
+        const fit_trial chosen{inverse * best_share, limits.low, limits.high};
+        fit_sums sums{};
+        fit(&chosen, 1, &sums);
+        best.offer(sums, 0);
+        refine(best, limits, fit);
+    }
     const float scale = round_scale(best.scale, type);
     if (scale != 0 && is_finite(scale)) return scale;
-    return symmetric_scale(extreme < 0 ? -extreme : extreme, limits, type);
+    return symmetric_scale(size, limits, type);
 }
 
 // 12 shrunken ranges, the zero point rounded down and up.

@@ -119,6 +119,56 @@ struct kernels_of {
         for (; t < total; ++t) fit_together<1>(src, count, trials + t, sums + t);
     }
 
+    static BITMILL_FLATTEN void quick_four(const std::int16_t* src, std::size_t count, const quick_trial* trials,
+                                           quick_sums* sums) {
+        using words = typename p::words;
+        words factor[4];
+        words xq[4];
+        words qq[4];
+        BITMILL_UNROLL
+        for (std::size_t t = 0; t < 4; ++t) {
+            factor[t] = p::spread_words(trials[t].factor);
+            xq[t] = qq[t] = p::spread_words(0);
+        }
+        const words low = p::spread_words(trials[0].low);
+        const words high = p::spread_words(trials[0].high);
+        for (std::size_t i = 0; i < count; i += p::words_per_vector) {
+            const words x = p::load_words(src + i);
+            BITMILL_UNROLL
+            for (std::size_t t = 0; t < 4; ++t) {
+                const words q = p::lower_words(p::higher_words(p::scale_words(x, factor[t]), low), high);
+                xq[t] = p::add_products(xq[t], x, q);
+                qq[t] = p::add_products(qq[t], q, q);
+            }
+        }
+        std::int32_t run_xq[4];
+        std::int32_t run_qq[4];
+        p::sum_each(xq, run_xq);
+        p::sum_each(qq, run_qq);
+        for (std::size_t t = 0; t < 4; ++t) {
+            sums[t].xq += run_xq[t];
+            sums[t].qq += run_qq[t];
+        }
+    }
+
+    // Trials share their limits and come in fours.
+    static void quick(const float* src, std::size_t count, float to_words, const quick_trial* trials, int total,
+                      quick_sums* sums) {
+        for (int t = 0; t < total; ++t) sums[t] = {};
+        const lanes scale = spread<Arch>(to_words);
+        alignas(64) std::int16_t run[quick_run];
+        for (std::size_t start = 0; start < count; start += quick_run) {
+            const std::size_t size = count - start < quick_run ? count - start : quick_run;
+            std::size_t filled = 0;
+            for_each_16(src + start, size, [&](const lanes& x, std::size_t i, std::size_t) __attribute__((always_inline)) {
+                p::store_words(x * scale, run + i);
+                filled = i + 16;
+            });
+            for (; filled % 32 != 0; ++filled) run[filled] = 0;
+            for (int t = 0; t < total; t += 4) quick_four(run, filled, trials + t, sums + t);
+        }
+    }
+
     static std::size_t choose_int(const float* src, const int_layout& layout, const int_rule& rule, float* scales,
                                   float* zeros) {
         const int_limits limits(rule.bits);
@@ -138,7 +188,11 @@ struct kernels_of {
                 fit(src, layout.group, trials, total, sums);
             };
             if (rule.symmetric) {
-                scales[g] = search_symmetric(high >= -low ? high : low, limits, rule.scale, score);
+                const float to_words = quick_reach(limits) / most;
+                const auto compare = [&](const quick_trial* trials, int total, quick_sums* sums) {
+                    quick(src, layout.group, to_words, trials, total, sums);
+                };
+                scales[g] = search_symmetric(high >= -low ? high : low, limits, rule.scale, compare, score);
             } else if (!rule.search) {
                 scales[g] = asymmetric_scale(low, high, limits, rule.scale, &zeros[g]);
             } else {

@@ -1,0 +1,162 @@
+// One encoded matrix whose parts lie between guard bytes, and a decoder of our own that unpacks it bit by bit.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include <bitmill/codec/code_book.hpp>
+#include <bitmill/codec/codec.hpp>
+
+#include <weights.hpp>
+
+namespace bitmill_test {
+
+// std::string's buffer is not aligned for f64, nor a vector of chars by contract.
+class aligned_bytes {
+public:
+    explicit aligned_bytes(const std::string& bytes) : words_(bytes.size() / 8 + 1) {
+        if (!bytes.empty()) std::memcpy(words_.data(), bytes.data(), bytes.size());
+    }
+    [[nodiscard]] const void* data() const { return words_.data(); }
+
+private:
+    std::vector<std::uint64_t> words_;
+};
+
+class guarded {
+public:
+    explicit guarded(std::uint64_t bytes) : bytes_(static_cast<std::size_t>(bytes)), store_(bytes_ + 2 * guard, mark) {}
+    [[nodiscard]] std::byte* data() { return store_.data() + guard; }
+    [[nodiscard]] std::size_t size() const { return bytes_; }
+    [[nodiscard]] bool intact() const {
+        const auto is_mark = [](std::byte b) { return b == mark; };
+        return std::all_of(store_.begin(), store_.begin() + guard, is_mark) &&
+               std::all_of(store_.end() - guard, store_.end(), is_mark);
+    }
+    [[nodiscard]] std::string text() { return {reinterpret_cast<const char*>(data()), bytes_}; }
+
+private:
+    static constexpr std::ptrdiff_t guard = 64;  // also keeps the alignment that operator new gives
+    static constexpr std::byte mark{0xa5};
+    std::size_t bytes_;
+    std::vector<std::byte> store_;
+};
+
+struct coded_matrix {
+    bitmill::scheme scheme;
+    std::size_t rows;
+    std::size_t cols;
+    guarded codes, scales, zero_points, nested_scales;
+    bitmill::encoded_view view{};
+    bitmill::error_metrics metrics{};
+
+    coded_matrix(const bitmill::scheme& s, std::size_t r, std::size_t c, const bitmill::encoded_sizes& sizes)
+        : scheme(s), rows(r), cols(c), codes(sizes.codes), scales(sizes.scales), zero_points(sizes.zero_points),
+          nested_scales(sizes.nested_scales) {
+        view = {codes.data(), scales.data(), zero_points.data(), nested_scales.data(), 0};
+    }
+    coded_matrix(const coded_matrix&) = delete;
+    coded_matrix& operator=(const coded_matrix&) = delete;
+
+    [[nodiscard]] bool intact() const {
+        return codes.intact() && scales.intact() && zero_points.intact() && nested_scales.intact();
+    }
+    [[nodiscard]] std::string all_bytes() {
+        return codes.text() + scales.text() + zero_points.text() + nested_scales.text();
+    }
+    // Bytes of the decoded matrix; "guard" where decode wrote beyond it.
+    [[nodiscard]] std::string decoded(bitmill::dtype type) {
+        guarded out(rows * cols * bitmill::element_bytes(type));
+        bitmill::decode(scheme, view, rows, cols, type, out.data()).value();
+        return out.intact() ? out.text() : "guard";
+    }
+
+    // --- our own reading of the parts -------------------------------------------------------------------
+    [[nodiscard]] std::size_t group() const {
+        return scheme.granularity == bitmill::granularity::per_channel ? cols
+               : scheme.granularity == bitmill::granularity::per_tensor ? std::max<std::size_t>(rows * cols, 1)
+                                                                        : scheme.group_size;
+    }
+    [[nodiscard]] float scale_at(std::size_t index) {
+        return static_cast<float>(
+            values_of(scheme.scale_dtype, scales.data() + index * bitmill::element_bytes(scheme.scale_dtype), 1)[0]);
+    }
+    [[nodiscard]] int zero_at(std::size_t index) {
+        return scheme.symmetric ? 0 : static_cast<int>(static_cast<std::int8_t>(zero_points.data()[index]));
+    }
+    // The signed code of an element.
+    [[nodiscard]] int code_at(std::size_t row, std::size_t col) {
+        const std::size_t bits = bitmill::facts(scheme.type).bits;
+        std::size_t row_bytes = (cols * bits + 7) / 8;
+        row_bytes = (row_bytes + scheme.row_alignment - 1) / scheme.row_alignment * scheme.row_alignment;
+        const auto byte = static_cast<int>(codes.data()[row * row_bytes + col * bits / 8]);
+        if (bits == 4) return (col % 2 == 0 ? byte & 15 : byte >> 4) - 8;
+        return scheme.offset_binary ? byte - 128 : byte < 128 ? byte : byte - 256;
+    }
+    [[nodiscard]] unsigned book_code_at(std::size_t index) {
+        const auto byte = static_cast<unsigned>(codes.data()[index / 2]);
+        return index % 2 == 0 ? byte >> 4 : byte & 15;
+    }
+    [[nodiscard]] float absmax_at(std::size_t block) {
+        float value = 0;
+        if (!scheme.double_quant) {
+            std::memcpy(&value, scales.data() + block * 4, 4);
+            return value;
+        }
+        std::memcpy(&value, nested_scales.data() + block / 256 * 4, 4);
+        const float share = bitmill::dynamic_map()[static_cast<std::size_t>(scales.data()[block])] * value;
+        return share + view.nested_offset;
+    }
+};
+
+inline bitmill::weight_view view_of(bitmill::dtype type, const aligned_bytes& data, std::size_t rows, std::size_t cols) {
+    return {type, data.data(), rows, cols};
+}
+
+// --- the schemes that the tests walk over ---------------------------------------------------------------
+struct coding {
+    bitmill::scheme scheme;
+    bitmill::method method = bitmill::method::absmax;
+};
+
+inline std::vector<coding> codings_for(std::size_t cols) {
+    using bitmill::dtype;
+    using bitmill::granularity;
+    using bitmill::method;
+    using bitmill::scheme_type;
+    std::vector<coding> out;
+    for (const auto type : {scheme_type::f32, scheme_type::f16, scheme_type::bf16}) out.push_back({{.type = type}});
+    unsigned turn = 0;
+    for (const auto type : {scheme_type::int8, scheme_type::int4}) {
+        for (const bool symmetric : {true, false}) {
+            for (const auto how : {method::absmax, method::mse}) {
+                for (const std::size_t group : {std::size_t{0}, std::size_t{1}, std::size_t{32}, std::size_t{128}, cols}) {
+                    bitmill::scheme s{.type = type, .symmetric = symmetric};
+                    if (group > 1 && (cols == 0 || cols % group != 0)) continue;
+                    s.granularity = group == 0   ? granularity::per_tensor
+                                    : group == 1 ? granularity::per_channel
+                                                 : granularity::group;
+                    if (group > 1) s.group_size = group;
+                    if (group == 0 && how == method::mse) continue;
+                    constexpr dtype types[] = {dtype::f32, dtype::f16, dtype::bf16};
+                    s.scale_dtype = types[turn % 3];
+                    s.offset_binary = turn % 2 == 0;
+                    s.row_alignment = turn % 4 < 2 ? 4 : 1;
+                    ++turn;
+                    out.push_back({s, how});
+                }
+            }
+        }
+    }
+    for (const auto type : {scheme_type::nf4, scheme_type::fp4})
+        for (const std::size_t block : {std::size_t{32}, std::size_t{64}, std::size_t{4096}})
+            for (const bool nested : {false, true})
+                out.push_back({{.type = type, .granularity = granularity::block, .group_size = block, .double_quant = nested}});
+    return out;
+}
+
+}  // namespace bitmill_test
