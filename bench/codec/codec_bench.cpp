@@ -44,7 +44,8 @@ void run_tiles(benchmark::State& state, const std::function<void(std::size_t row
         bitmill::run_parallel(threads, rows / tile_rows, [&](std::size_t i) { tile(i * tile_rows); });
         benchmark::ClobberMemory();
     }
-    state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations()) * static_cast<std::int64_t>(rows * cols * 4));
+    state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations()) *
+                            static_cast<std::int64_t>(rows * cols * 4));
 }
 
 bitmill::encoded_view view_at(const bitmill::scheme& s, std::size_t row) {
@@ -56,7 +57,8 @@ bitmill::encoded_view view_at(const bitmill::scheme& s, std::size_t row) {
 void encode(benchmark::State& state, const bitmill::scheme& s, bitmill::method method, bool measure) {
     run_tiles(state, [&](std::size_t row) {
         auto dst = view_at(s, row);
-        const bitmill::weight_view src{bitmill::dtype::f32, shared().weights.data() + row * cols, tile_rows, cols};
+        const bitmill::weight_view src{bitmill::dtype::f32, shared().weights.data() + row * cols, tile_rows,
+                                       cols};
         bitmill::encode_options options;
         options.method = method;
         options.measure = measure;
@@ -68,13 +70,14 @@ void decode(benchmark::State& state, const bitmill::scheme& s) {
     {
         bitmill::run_parallel(threads, rows / tile_rows, [&](std::size_t i) {
             auto dst = view_at(s, i * tile_rows);
-            const bitmill::weight_view src{bitmill::dtype::f32, shared().weights.data() + i * tile_rows * cols, tile_rows,
-                                           cols};
+            const bitmill::weight_view src{bitmill::dtype::f32,
+                                           shared().weights.data() + i * tile_rows * cols, tile_rows, cols};
             (void)bitmill::encode(s, src, dst).value();
         });
     }
     run_tiles(state, [&](std::size_t row) {
-        bitmill::decode(s, view_at(s, row), tile_rows, cols, bitmill::dtype::f32, shared().decoded.data() + row * cols)
+        bitmill::decode(s, view_at(s, row), tile_rows, cols, bitmill::dtype::f32,
+                        shared().decoded.data() + row * cols)
             .value();
     });
 }
@@ -97,12 +100,15 @@ bitmill::scheme book_scheme(bitmill::scheme_type type) {
 
 void memory_copy(benchmark::State& state) {
     run_tiles(state, [](std::size_t row) {
-        std::memcpy(shared().decoded.data() + row * cols, shared().weights.data() + row * cols, tile_rows * cols * 4);
+        std::memcpy(shared().decoded.data() + row * cols, shared().weights.data() + row * cols,
+                    tile_rows * cols * 4);
     });
 }
 
 void memory_set(benchmark::State& state) {
-    run_tiles(state, [](std::size_t row) { std::memset(shared().decoded.data() + row * cols, 0, tile_rows * cols * 4); });
+    run_tiles(state, [](std::size_t row) {
+        std::memset(shared().decoded.data() + row * cols, 0, tile_rows * cols * 4);
+    });
 }
 
 void add(const char* name, std::function<void(benchmark::State&)> body) {
@@ -126,11 +132,15 @@ int main(int argc, char** argv) {
     add("memset", memory_set);
     for (const bool measure : {false, true}) {
         const std::string tail = measure ? "/measured" : "";
-        add(("encode/int8_channel" + tail).c_str(), [=](auto& s) { encode(s, int8_channel, method::absmax, measure); });
-        add(("encode/int8_group128" + tail).c_str(), [=](auto& s) { encode(s, int8_group, method::absmax, measure); });
-        add(("encode/int4_group128" + tail).c_str(), [=](auto& s) { encode(s, int4_group, method::absmax, measure); });
+        add(("encode/int8_channel" + tail).c_str(),
+            [=](auto& s) { encode(s, int8_channel, method::absmax, measure); });
+        add(("encode/int8_group128" + tail).c_str(),
+            [=](auto& s) { encode(s, int8_group, method::absmax, measure); });
+        add(("encode/int4_group128" + tail).c_str(),
+            [=](auto& s) { encode(s, int4_group, method::absmax, measure); });
         add(("encode/nf4_block64" + tail).c_str(), [=](auto& s) { encode(s, nf4, method::absmax, measure); });
-        add(("encode/int4_group128_mse" + tail).c_str(), [=](auto& s) { encode(s, int4_group, method::mse, measure); });
+        add(("encode/int4_group128_mse" + tail).c_str(),
+            [=](auto& s) { encode(s, int4_group, method::mse, measure); });
     }
     add("decode/int8_channel", [=](auto& s) { decode(s, int8_channel); });
     add("decode/int8_group128", [=](auto& s) { decode(s, int8_group); });

@@ -14,15 +14,19 @@ namespace {
 
 volatile std::sig_atomic_t interrupted = 0;
 
-void on_signal(int) { interrupted = 1; }
+// The first signal asks the work to stop and clean up; a second one ends the program at once.
+void on_signal(int number) {
+    if (interrupted != 0) {
+        std::signal(number, SIG_DFL);
+        std::raise(number);
+    }
+    interrupted = 1;
+}
 
 void handle_signals(void (*handler)(int)) {
     struct sigaction act = {};
     act.sa_handler = handler;
-    // A second Ctrl-C ends the program at once.
-    act.sa_flags = handler == SIG_DFL ? 0 : static_cast<int>(SA_RESETHAND);
-    sigaction(SIGINT, &act, nullptr);
-    sigaction(SIGTERM, &act, nullptr);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaction(number, &act, nullptr);
 }
 
 void draw(const bitmill::progress& now) {
@@ -30,8 +34,9 @@ void draw(const bitmill::progress& now) {
     const double share =
         now.total_bytes == 0 ? 1 : static_cast<double>(now.done_bytes) / static_cast<double>(now.total_bytes);
     const int filled = static_cast<int>(share * width);
-    std::fprintf(stderr, "\r[%-*s] %3d %%  %s", width, std::string(static_cast<std::size_t>(filled), '=').c_str(),
-                 static_cast<int>(share * 100), size_text(now.done_bytes).c_str());
+    std::fprintf(stderr, "\r[%-*s] %3d %%  %s", width,
+                 std::string(static_cast<std::size_t>(filled), '=').c_str(), static_cast<int>(share * 100),
+                 size_text(now.done_bytes).c_str());
     std::fflush(stderr);
 }
 
@@ -63,7 +68,8 @@ int fail(const bitmill::error& what, bool json) {
         if (!what.tensor.empty()) out["tensor"] = what.tensor;
         if (what.offset != bitmill::error::no_offset) out["offset"] = what.offset;
         const nlohmann::ordered_json whole{{"error", std::move(out)}};
-        std::printf("%s\n", whole.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+        std::printf("%s\n",
+                    whole.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
     }
     return row.status;
 }
@@ -71,7 +77,9 @@ int fail(const bitmill::error& what, bool json) {
 void work_flags::add_to(CLI::App& verb, bitmill::work_options& options) {
     verb.add_option("MODEL", model, "a Hugging Face folder or a .safetensors file")->required();
     verb.add_option("-o,--output", output, "the folder to write");
-    verb.add_option("--memory-limit", options.memory_limit, "cap on working memory (RSS stays below it + 64M)")
+    verb.add_option("--memory-limit", options.memory_limit,
+                    "cap on working memory (RSS stays below it + 64M)")
+        ->check(not_negative())
         ->transform(CLI::AsSizeValue(false))
         ->default_str("256M");
     verb.add_option("--threads", options.threads, "default: one per core")->check(not_negative());
@@ -91,7 +99,8 @@ int work_flags::check(const bitmill::work_options& options) const {
                      .message = "there is no device '" + device + "': auto, cpu, cuda"},
                     json);
     if (output.empty() && !options.dry_run)
-        return fail({.code = bitmill::error_code::invalid_argument, .message = "--output (-o) is required"}, json);
+        return fail({.code = bitmill::error_code::invalid_argument, .message = "--output (-o) is required"},
+                    json);
     return 0;
 }
 
@@ -110,7 +119,8 @@ session::~session() {
 
 CLI::Validator not_negative() {
     return {[](std::string& text) {
-                return text.empty() || text.front() == '-' ? "'" + text + "' must be a number of 0 or more" : std::string();
+                return text.empty() || text.front() == '-' ? "'" + text + "' must be a number of 0 or more"
+                                                           : std::string();
             },
             ""};
 }
@@ -145,7 +155,8 @@ std::string printable(const std::string& text) {
 }
 
 void show(const bitmill::mill_report& report, bool json, bool rows) {
-    for (const auto& warning : report.warnings) std::fprintf(stderr, "bitmill: warning: %s\n", warning.c_str());
+    for (const auto& warning : report.warnings)
+        std::fprintf(stderr, "bitmill: warning: %s\n", warning.c_str());
     if (json) {
         std::printf("%s\n", report.json().c_str());
         return;
@@ -157,14 +168,15 @@ void show(const bitmill::mill_report& report, bool json, bool rows) {
         if (one.effective != "keep") ++coded;
     }
     if (rows) {
-        std::printf("%-*s  %-16s  %-5s  %-24s %10s  %8s  %s\n", static_cast<int>(widest), "tensor", "shape", "from", "to",
-                    "size", "SNR dB", "reason");
+        std::printf("%-*s  %-16s  %-5s  %-24s %10s  %8s  %s\n", static_cast<int>(widest), "tensor", "shape",
+                    "from", "to", "size", "SNR dB", "reason");
         for (const auto& one : report.tensors) {
             char snr[16] = "";
             if (one.measured) std::snprintf(snr, sizeof snr, "%.1f", one.error.snr_db());
-            std::printf("%-*s  %-16s  %-5s  %-24s %10s  %8s  %s\n", static_cast<int>(widest), printable(one.name).c_str(),
-                        shape_text(one.shape).c_str(), std::string(bitmill::facts(one.source_dtype).name).c_str(),
-                        one.effective.c_str(), size_text(one.bytes).c_str(), snr, one.reason.c_str());
+            std::printf("%-*s  %-16s  %-5s  %-24s %10s  %8s  %s\n", static_cast<int>(widest),
+                        printable(one.name).c_str(), shape_text(one.shape).c_str(),
+                        std::string(bitmill::facts(one.source_dtype).name).c_str(), one.effective.c_str(),
+                        size_text(one.bytes).c_str(), snr, one.reason.c_str());
         }
         std::printf("\n");
     }
@@ -173,16 +185,18 @@ void show(const bitmill::mill_report& report, bool json, bool rows) {
                 report.dry_run ? " (dry run, nothing written)" : "");
     std::printf("  %s, %s%s%s; %zu of %zu tensors\n", report.requested.c_str(), report.format.c_str(),
                 report.method.empty() ? "" : ", ", report.method.c_str(), coded, report.tensors.size());
-    std::printf("  weights %s -> %s (%.2f x smaller than the source, %.2f x than f32)\n",
-                size_text(report.source_bytes).c_str(), size_text(report.bytes).c_str(),
-                report.bytes == 0 ? 0 : static_cast<double>(report.source_bytes) / static_cast<double>(report.bytes),
-                report.bytes == 0 ? 0 : 4 * static_cast<double>(report.parameters) / static_cast<double>(report.bytes));
+    std::printf(
+        "  weights %s -> %s (%.2f x smaller than the source, %.2f x than f32)\n",
+        size_text(report.source_bytes).c_str(), size_text(report.bytes).c_str(),
+        report.bytes == 0 ? 0 : static_cast<double>(report.source_bytes) / static_cast<double>(report.bytes),
+        report.bytes == 0 ? 0
+                          : 4 * static_cast<double>(report.parameters) / static_cast<double>(report.bytes));
     std::printf("  bits per weight, scales included: %.2f of what changed, %.2f of the whole\n",
                 report.coded_bits_per_weight(), report.bits_per_weight());
     const bitmill::error_metrics error = report.error();
     if (error.elements() != 0)
-        std::printf("  error: SNR %.2f dB, cosine %.6f, mse %.3g, largest %.3g\n", error.snr_db(), error.cosine(),
-                    error.mse(), error.max_abs());
+        std::printf("  error: SNR %.2f dB, cosine %.6f, mse %.3g, largest %.3g\n", error.snr_db(),
+                    error.cosine(), error.mse(), error.max_abs());
     if (!report.dry_run)
         std::printf("  %.2f s, %.2f GB/s of source\n", report.seconds,
                     report.seconds > 0 ? static_cast<double>(report.source_bytes) / report.seconds / 1e9 : 0);

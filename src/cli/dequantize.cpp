@@ -31,7 +31,8 @@ void add_dequantize(CLI::App& app, action& chosen) {
             if (const int status = flags->work.check(flags->options); status != 0) return status;
             bitmill::result<bitmill::mill_report> report = [&] {
                 const session running(flags->options);
-                return bitmill::dequantize(flags->work.model, flags->work.output, flags->output_type(), flags->options);
+                return bitmill::dequantize(flags->work.model, flags->work.output, flags->output_type(),
+                                           flags->options);
             }();
             if (!report) return fail(report.error(), flags->work.json);
             show(*report, flags->work.json, flags->options.dry_run);

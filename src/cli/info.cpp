@@ -23,9 +23,11 @@ void add_info(CLI::App& app, action& chosen) {
                 return 0;
             }
             std::string names;
-            for (const auto& one : bitmill::isa_available()) names.append(names.empty() ? "" : ", ").append(one);
-            std::printf("bitmill %s\nisa      %s (available: %s)\nthreads  %u\nonednn   not built in\n", BITMILL_VERSION_TEXT,
-                        bitmill::isa().c_str(), names.c_str(), bitmill::default_threads());
+            for (const auto& one : bitmill::isa_available())
+                names.append(names.empty() ? "" : ", ").append(one);
+            std::printf("bitmill %s\nisa      %s (available: %s)\nthreads  %u\nonednn   not built in\n",
+                        BITMILL_VERSION_TEXT, bitmill::isa().c_str(), names.c_str(),
+                        bitmill::default_threads());
             return 0;
         };
     });

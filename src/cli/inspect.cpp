@@ -43,8 +43,10 @@ void print_json(const bitmill::checkpoint& model, const bitmill::stored_model& s
 
 void print_table(const bitmill::checkpoint& model, const bitmill::stored_model& stored) {
     std::size_t widest = 6;
-    for (const auto& t : stored.tensors) widest = std::max(widest, std::min<std::size_t>(printable(t.name).size(), 64));
-    std::printf("%-*s  %-16s  %-26s %10s  %s\n", static_cast<int>(widest), "tensor", "shape", "stored as", "size", "shard");
+    for (const auto& t : stored.tensors)
+        widest = std::max(widest, std::min<std::size_t>(printable(t.name).size(), 64));
+    std::printf("%-*s  %-16s  %-26s %10s  %s\n", static_cast<int>(widest), "tensor", "shape", "stored as",
+                "size", "shard");
     std::uint64_t bytes = 0;
     std::uint64_t elements = 0;
     for (const auto& t : stored.tensors) {

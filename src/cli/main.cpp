@@ -23,7 +23,11 @@ int main(int argc, char** argv) {
     if (const char* forced = std::getenv("BITMILL_FORCE_ISA"))
         if (auto set = bitmill::set_isa(forced); !set) return cli::fail(set.error(), false);
     try {
-        return chosen();
+        const int status = chosen();
+        // A report that was lost to a full disk must not look like success.
+        if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+        return cli::fail({.code = bitmill::error_code::io, .message = "cannot write to standard output"},
+                         false);
     } catch (const bitmill::exception& failure) {
         return cli::fail(failure.error(), false);
     } catch (const std::bad_alloc&) {

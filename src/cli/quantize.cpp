@@ -20,6 +20,7 @@ struct quantize_flags {
     bool verbose = false;
     std::uint64_t group_size = 0;
     CLI::Option* group_option = nullptr;
+    CLI::Option* block_option = nullptr;
 
     bitmill::result<void> finish();
 };
@@ -48,6 +49,8 @@ bitmill::result<void> quantize_flags::finish() {
     const bool by_group = group_option->count() != 0;
     if (static_cast<int>(per_tensor) + static_cast<int>(per_channel) + static_cast<int>(by_group) > 1)
         return usage("choose one of --per-tensor, --per-channel and --group-size");
+    if (block_option->count() != 0 && !bitmill::facts(options.to).code_book)
+        return usage("--block-size goes with nf4 and fp4; int8 and int4 have --group-size");
     if (per_tensor) options.granularity = bitmill::granularity::per_tensor;
     if (per_channel || (by_group && group_size == 0)) options.granularity = bitmill::granularity::per_channel;
     if (by_group && group_size != 0) {
@@ -64,20 +67,23 @@ void add_quantize(CLI::App& app, action& chosen) {
     auto& verb = *app.add_subcommand("quantize", "mill one model");
     auto& options = flags->options;
     flags->work.add_to(verb, options);
-    verb.add_option("--to", flags->to, "int8, int4, nf4, fp4, fp16, bf16, fp32 (copy and prune only)")->required();
+    verb.add_option("--to", flags->to, "int8, int4, nf4, fp4, fp16, bf16, fp32 (copy and prune only)")
+        ->required();
     verb.add_option("--format", flags->format,
                     "plain, compressed-tensors, bitsandbytes (default: by level: fp16/bf16 plain, int8/int4 "
                     "compressed-tensors, nf4/fp4 bitsandbytes)");
     verb.add_flag("--per-tensor", flags->per_tensor, "int8, int4: one scale for a tensor");
     verb.add_flag("--per-channel", flags->per_channel, "one scale for a row (default for int8)");
-    flags->group_option = verb.add_option("--group-size", flags->group_size,
-                                          "one scale for N weights of a row, 0 = per channel (default for int4: 128)")
-                              ->check(not_negative());
-    verb.add_option("--block-size", options.block_size, "nf4, fp4: 32, 64 ... 4096")
-        ->check(not_negative())
-        ->capture_default_str();
+    flags->group_option =
+        verb.add_option("--group-size", flags->group_size,
+                        "one scale for N weights of a row, 0 = per channel (default for int4: 128)")
+            ->check(not_negative());
+    flags->block_option = verb.add_option("--block-size", options.block_size, "nf4, fp4: 32, 64 ... 4096")
+                              ->check(not_negative())
+                              ->capture_default_str();
     verb.add_flag("--double-quant", options.double_quant, "nf4, fp4: store the scales in 8 bits");
-    verb.add_flag("--asymmetric", flags->asymmetric, "refused for formats whose readers cannot load zero points");
+    verb.add_flag("--asymmetric", flags->asymmetric,
+                  "refused for formats whose readers cannot load zero points");
     verb.add_option("--method", flags->method, "absmax or mse (default: int4 mse, else absmax)")
         ->check(CLI::IsMember({"absmax", "mse"}));
     verb.add_option("--activation", flags->activation, "float or dynamic-int8 (int8 only: W8A8)")

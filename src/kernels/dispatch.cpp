@@ -32,14 +32,19 @@ constexpr std::array candidates{
     candidate{&bitmill_kernels_baseline, [] { return true; }},
 #endif
 #if defined(BITMILL_HAVE_AVX2)
-    candidate{&bitmill_kernels_avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); }},
+    candidate{&bitmill_kernels_avx2,
+              [] {
+                  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                         __builtin_cpu_supports("f16c");
+              }},
 #endif
 #if defined(BITMILL_HAVE_AVX512BW)
     candidate{&bitmill_kernels_avx512bw,
               [] {
                   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("f16c");
+                         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("fma") &&
+                         __builtin_cpu_supports("f16c");
               }},
 #endif
 #if defined(BITMILL_HAVE_NEON64)

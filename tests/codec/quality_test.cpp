@@ -88,31 +88,38 @@ TEST_CASE("quality: floors on Gaussian weights") {
     }
 }
 
-TEST_CASE("quality: mse costs no more squared error than absmax") {
+namespace {
+
+void check_mse_against_absmax(dtype scale) {
     for (const spread kind : spreads) {
         for (const float size : {0.05f, 1.0f}) {
             const auto floats = make_weights(16 * 1024, 5, kind, size);
             for (const auto type : {scheme_type::int8, scheme_type::int4}) {
                 for (const bool symmetric : {true, false}) {
                     for (const std::size_t group : {32u, 128u, 1024u}) {
-                        for (const dtype scale : {dtype::f32, dtype::bf16}) {
-                            scheme s = grouped(type, group, symmetric);
-                            s.scale_dtype = scale;
-                            CAPTURE(bitmill::to_text(s));
-                            CAPTURE(bitmill::facts(scale).name);
-                            CAPTURE(static_cast<int>(kind));
-                            CAPTURE(size);
-                            const double absmax = run({s, method::absmax}, dtype::f32, floats, 16).own.err2;
-                            const double mse = run({s, method::mse}, dtype::f32, floats, 16).own.err2;
-                            const double signal = run({s, method::mse}, dtype::f32, floats, 16).own.src2;
-                            // 1e-12 of the signal: the last bits of f32 where both are exact but for rounding.
-                            CHECK(mse <= absmax * (1 + 1e-6) + 1e-12 * signal);
-                        }
+                        scheme s = grouped(type, group, symmetric);
+                        s.scale_dtype = scale;
+                        CAPTURE(bitmill::to_text(s));
+                        CAPTURE(static_cast<int>(kind));
+                        CAPTURE(size);
+                        const double absmax = run({s, method::absmax}, dtype::f32, floats, 16).own.err2;
+                        const auto mse = run({s, method::mse}, dtype::f32, floats, 16).own;
+                        // 1e-12 of the signal: the last bits of f32 where both are exact but for rounding.
+                        CHECK(mse.err2 <= absmax * (1 + 1e-6) + 1e-12 * mse.src2);
                     }
                 }
             }
         }
     }
+}
+
+}  // namespace
+
+TEST_CASE("quality: mse costs no more squared error than absmax") { check_mse_against_absmax(dtype::f32); }
+
+TEST_CASE("quality: mse costs no more squared error than absmax with 16-bit scales") {
+    check_mse_against_absmax(dtype::f16);
+    check_mse_against_absmax(dtype::bf16);
 }
 
 TEST_CASE("quality: the reported metrics are those of decode(encode(x))") {
@@ -130,10 +137,12 @@ TEST_CASE("quality: the reported metrics are those of decode(encode(x))") {
                     // Casting back loses f32's rounding error at most; below that both are noise.
                     CHECK(std::fabs(reported.sums().err2 - own.err2) <= 1e-5 * own.err2 + 1e-14 * own.src2);
                     CHECK(reported.max_abs() == doctest::Approx(own.max_err).epsilon(1e-5));
-                    CHECK(reported.mse() == doctest::Approx(own.err2 / static_cast<double>(floats.size())).epsilon(1e-4));
+                    CHECK(reported.mse() ==
+                          doctest::Approx(own.err2 / static_cast<double>(floats.size())).epsilon(1e-4));
                     const double cosine = own.dot / std::sqrt(own.src2 * own.dst2);
                     CHECK(reported.cosine() == doctest::Approx(cosine).epsilon(1e-5));
-                    if (own.err2 > 1e-10 * own.src2) CHECK(reported.snr_db() == doctest::Approx(own.snr()).epsilon(1e-5));
+                    if (own.err2 > 1e-10 * own.src2)
+                        CHECK(reported.snr_db() == doctest::Approx(own.snr()).epsilon(1e-5));
                 }
             }
         }
@@ -164,7 +173,8 @@ TEST_CASE("quality: measure off gives the same bytes and no sums") {
             bitmill::encode_options options;
             options.method = how.method;
             options.measure = measure;
-            const auto metrics = bitmill::encode(how.scheme, view_of(dtype::f32, data, 8, 256), m.view, options).value();
+            const auto metrics =
+                bitmill::encode(how.scheme, view_of(dtype::f32, data, 8, 256), m.view, options).value();
             CHECK((metrics.sums().src2 > 0) == measure);
             bytes[measure] = m.all_bytes();
         }

@@ -77,8 +77,8 @@ TEST_CASE("vectors: scales and codes of compressed-tensors' min-max rule") {
     coded_matrix four(s, 1, 32, bitmill::encode_bound(s, 1, 32).value());
     REQUIRE(bitmill::encode(s, {dtype::f32, x.data(), 1, 32}, four.view));
     CHECK(four.scale_at(0) == 0.13333334f);
-    CHECK(codes_of(four, 32) == std::vector<int>{-7, -2, 4, -6, 0, 5, -4, 1, 7, -3, 3, -7, -2, 4, -6, 0,
-                                                 6,  -4, 2, 7,  -3, 3, -7, -1, 4, -5, 0, 6, -4, 2, 7, -2});
+    CHECK(codes_of(four, 32) == std::vector<int>{-7, -2, 4, -6, 0,  5, -4, 1,  7, -3, 3, -7, -2, 4, -6, 0,
+                                                 6,  -4, 2, 7,  -3, 3, -7, -1, 4, -5, 0, 6,  -4, 2, 7,  -2});
     CHECK(words_of(four) == words{0x94d82c61, 0x82c61b5f, 0x71b5fa4e, 0x6fa4e83c});
     const scheme wide = packed(scheme_type::int8, granularity::per_channel);
     coded_matrix eight(wide, 1, 32, bitmill::encode_bound(wide, 1, 32).value());
@@ -105,7 +105,7 @@ TEST_CASE("vectors: nf4 and fp4 of bitsandbytes") {
     REQUIRE(bitmill::encode(s, {dtype::f32, zeros.data(), 1, 33}, m.view));
     CHECK(m.codes.text() == std::string(17, '\x77'));
     CHECK(m.absmax_at(0) == 0.0f);
-    CHECK(m.absmax_at(1) == 0.0f);
+    CHECK(m.absmax_at(1) <= 1e-38f);  // bitsandbytes' floor for a short block
     CHECK(m.decoded(dtype::f32) == bytes_as(dtype::f32, zeros));
 }
 
@@ -139,7 +139,8 @@ TEST_CASE("double quantization: the 8-bit absmax lies within a step of the exact
         CHECK(wrong == 0);
         for (std::size_t b = 0; b < nested.size(); ++b) {
             float most = 0;
-            for (std::size_t i = b * 256; i < std::min(count, b * 256 + 256); ++i) most = std::max(most, std::fabs(absmax[i] - offset));
+            for (std::size_t i = b * 256; i < std::min(count, b * 256 + 256); ++i)
+                most = std::max(most, std::fabs(absmax[i] - offset));
             CHECK(nested[b] == most);
         }
     }
@@ -155,7 +156,8 @@ TEST_CASE("double quantization: the 8-bit absmax lies within a step of the exact
 
 TEST_CASE("double quantization: encode writes the mean of the block maxima, or the one it is given") {
     const auto floats = make_weights(64 * 300, 6);
-    const scheme s{.type = scheme_type::nf4, .granularity = granularity::block, .group_size = 64, .double_quant = true};
+    const scheme s{
+        .type = scheme_type::nf4, .granularity = granularity::block, .group_size = 64, .double_quant = true};
     const scheme plain{.type = scheme_type::nf4, .granularity = granularity::block, .group_size = 64};
     const bitmill::weight_view view{dtype::f32, floats.data(), 300, 64};
     coded_matrix m(s, 300, 64, bitmill::encode_bound(s, 300, 64).value());
@@ -173,7 +175,8 @@ TEST_CASE("double quantization: encode writes the mean of the block maxima, or t
     CHECK(m.view.nested_offset == 0.25f);
     double worst = 0;
     for (std::size_t b = 0; b < 300; ++b)
-        worst = std::max(worst, std::fabs(static_cast<double>(m.absmax_at(b)) - static_cast<double>(exact.absmax_at(b))));
+        worst = std::max(
+            worst, std::fabs(static_cast<double>(m.absmax_at(b)) - static_cast<double>(exact.absmax_at(b))));
     CHECK(worst > 0);
     CHECK(worst < 0.0072 * 0.25);
 }

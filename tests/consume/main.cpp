@@ -32,7 +32,7 @@ int main() {
         // Half a step, and the rounding of the decoded value itself.
         if (!(std::abs(back[i] - weights[i]) <= scale * 0.5001f)) return 4;
     }
-    std::printf("bitmill %s on %s: %zu weights to int8 and back\n", BITMILL_VERSION_TEXT, bitmill::isa().c_str(),
-                weights.size());
+    std::printf("bitmill %s on %s: %zu weights to int8 and back\n", BITMILL_VERSION_TEXT,
+                bitmill::isa().c_str(), weights.size());
     return 0;
 }

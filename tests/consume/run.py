@@ -2,10 +2,12 @@
 
 import argparse
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "guards"))
+import layering
 
 PARSER = argparse.ArgumentParser(description=__doc__)
 PARSER.add_argument("--way", required=True, choices=["find_package", "headers", "add_subdirectory", "shared"])
@@ -26,22 +28,12 @@ def configure(args, source, build, *options):
         "-DCMAKE_BUILD_TYPE=Release", *options)
 
 
-def check_installed_headers(prefix):
-    """A private library must not show in what we install; detail/ and the vector source are not for users."""
-    headers = sorted((prefix / "include/bitmill").rglob("*.hpp"))
-    assert headers, "no headers were installed"
-    for path in headers:
-        name = path.relative_to(prefix / "include/bitmill").as_posix()
-        if name.startswith("detail/") or name in ("kernels/simd.hpp", "kernels/primitives.hpp"):
-            continue
-        found = re.search(r"#\s*include\s*<(xsimd|xtensor|nlohmann|CLI|dnnl|doctest)", path.read_text())
-        assert not found, f"{name} includes <{found.group(1)}...>"
-
-
 def install(args, build, prefix):
     shutil.rmtree(prefix, ignore_errors=True)
     run(args.cmake, "--install", build, "--prefix", prefix)
-    check_installed_headers(prefix)
+    # A private library must not show in what we install.
+    complaints = layering.check(prefix, args)
+    assert not complaints, complaints
 
 
 def main():

@@ -60,10 +60,12 @@ TEST_CASE("checked: ceil_div and narrowing") {
 }
 
 TEST_CASE("dtype: the 22 of the specification, in the reference writer's order") {
-    const std::vector<std::string> names{"BOOL",    "F4",      "F6_E2M3",     "F6_E3M2",     "U8",  "I8",  "F8_E5M2", "F8_E4M3",
-                                         "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16", "U16", "F16", "BF16",
-                                         "I32",     "U32",     "F32",         "C64",         "F64", "I64", "U64"};
-    const std::vector<unsigned> bits{8, 4, 6, 6, 8, 8, 8, 8, 8, 8, 8, 16, 16, 16, 16, 32, 32, 32, 64, 64, 64, 64};
+    const std::vector<std::string> names{"BOOL",    "F4",      "F6_E2M3", "F6_E3M2",     "U8",          "I8",
+                                         "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16",
+                                         "U16",     "F16",     "BF16",    "I32",         "U32",         "F32",
+                                         "C64",     "F64",     "I64",     "U64"};
+    const std::vector<unsigned> bits{8,  4,  6,  6,  8,  8,  8,  8,  8,  8,  8,
+                                     16, 16, 16, 16, 32, 32, 32, 64, 64, 64, 64};
     REQUIRE(bitmill::dtype_table.size() == 22);
     for (std::size_t i = 0; i < 22; ++i) {
         CAPTURE(names[i]);
@@ -83,7 +85,11 @@ TEST_CASE("dtype: the 22 of the specification, in the reference writer's order")
 }
 
 TEST_CASE("error: text names each known part and stays one line") {
-    error what{.code = error_code::bad_input, .message = "too short", .file = "/m/a.safetensors", .tensor = "x.weight", .offset = 12};
+    error what{.code = error_code::bad_input,
+               .message = "too short",
+               .file = "/m/a.safetensors",
+               .tensor = "x.weight",
+               .offset = 12};
     CHECK(what.text() == "/m/a.safetensors: tensor 'x.weight': at byte 12: too short");
     what.offset = 0;
     CHECK(what.text() == "/m/a.safetensors: tensor 'x.weight': at byte 0: too short");
@@ -94,7 +100,8 @@ TEST_CASE("error: text names each known part and stays one line") {
         const std::string text = bad.text();
         CAPTURE(c);
         bool printable = true;
-        for (const char one : text) printable = printable && static_cast<unsigned char>(one) >= 0x20 && one != 0x7f;
+        for (const char one : text)
+            printable = printable && static_cast<unsigned char>(one) >= 0x20 && one != 0x7f;
         CHECK(printable);
         if (c == '\n') CHECK(text == "a\\x0ab: tensor 'a\\x0ab': a\\x0ab");
         if (c == 0x7f) CHECK(text == "a\\x7fb: tensor 'a\\x7fb': a\\x7fb");
@@ -138,7 +145,8 @@ TEST_CASE("result: a value or an error") {
 
 TEST_CASE("parallel: every index once") {
     for (const unsigned threads : {0u, 1u, 2u, 3u, 7u}) {
-        for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{6}, std::size_t{1000}}) {
+        for (const std::size_t count :
+             {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{6}, std::size_t{1000}}) {
             CAPTURE(threads);
             CAPTURE(count);
             std::vector<std::atomic<int>> seen(count);
@@ -162,7 +170,8 @@ TEST_CASE("parallel: what the tasks wrote is there when it returns") {
 #if defined(__x86_64__)
 TEST_CASE("fp_environment: default inside, the host's afterwards") {
     const unsigned before = _mm_getcsr();
-    const unsigned hostile = 0x1f80u | 0x8000u | 0x4000u | 0x0040u;  // flush to zero, round up, denormals are zero
+    const unsigned hostile =
+        0x1f80u | 0x8000u | 0x4000u | 0x0040u;  // flush to zero, round up, denormals are zero
     _mm_setcsr(hostile);
     unsigned inside = 0, nested = 0;
     {

@@ -63,12 +63,15 @@ TEST_CASE("half: all 65536 codes widen to their value and come back") {
             const unsigned size = code & 0x7fffu;
             if (size > type->infinity()) {
                 const unsigned quiet = code | 1u << (type->mantissa_bits - 1);
-                wrong_nans += !std::isnan(wide) || std::signbit(wide) != (code >= 0x8000u) || type->narrow(wide) != quiet;
+                wrong_nans += !std::isnan(wide) || std::signbit(wide) != (code >= 0x8000u) ||
+                              type->narrow(wide) != quiet;
                 continue;
             }
-            double expected = size == type->infinity() ? std::numeric_limits<double>::infinity() : type->value(size);
+            double expected =
+                size == type->infinity() ? std::numeric_limits<double>::infinity() : type->value(size);
             if (code >= 0x8000u) expected = -expected;
-            wrong_values += std::bit_cast<std::uint64_t>(static_cast<double>(wide)) != std::bit_cast<std::uint64_t>(expected);
+            wrong_values += std::bit_cast<std::uint64_t>(static_cast<double>(wide)) !=
+                            std::bit_cast<std::uint64_t>(expected);
             wrong_codes += type->narrow(wide) != half;
         }
         CHECK(wrong_values == 0);
@@ -139,7 +142,8 @@ TEST_CASE("half: round-to-odd itself") {
     for (int i = 0; i < 200000; ++i) {
         const auto bits = static_cast<std::uint64_t>(rng.bits()) << 32 | rng.bits();
         // Exponents that f32 has, some that it has not.
-        const double x = std::ldexp(1.0 + static_cast<double>(bits >> 12) * 0x1p-52, static_cast<int>(rng.below(300)) - 160) *
+        const double x = std::ldexp(1.0 + static_cast<double>(bits >> 12) * 0x1p-52,
+                                    static_cast<int>(rng.below(300)) - 160) *
                          (bits % 2 != 0 ? 1 : -1);
         const float odd = f32_from_f64_to_odd(x);
         const auto back = static_cast<double>(odd);
@@ -147,7 +151,8 @@ TEST_CASE("half: round-to-odd itself") {
         // Inexact: odd, and one of the two neighbours of x.
         wrong += std::bit_cast<std::uint32_t>(odd) % 2 != 1;
         const float other = std::nextafterf(odd, back < x ? HUGE_VALF : -HUGE_VALF);
-        wrong += std::isfinite(other) && (back < x ? static_cast<double>(other) < x : static_cast<double>(other) > x);
+        wrong += std::isfinite(other) &&
+                 (back < x ? static_cast<double>(other) < x : static_cast<double>(other) > x);
     }
     CHECK(wrong == 0);
     CHECK(f32_from_f64_to_odd(1e300) == std::numeric_limits<float>::max());

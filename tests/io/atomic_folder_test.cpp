@@ -150,12 +150,13 @@ TEST_CASE("atomic_folder: never over the model that is read") {
 TEST_CASE("atomic_folder: what a killed run left is deleted, and links in it are not followed") {
     const temp_folder temp;
     put_file(temp / "precious/letter.txt", "keep");
+    put_file(temp / "out.bitmill-partial/.bitmill-partial", "");
     put_file(temp / "out.bitmill-partial/half/x", "stale");
     fs::create_directory_symlink(temp / "precious", temp / "out.bitmill-partial/half/link");
     fs::create_symlink(temp / "precious/letter.txt", temp / "out.bitmill-partial/file_link");
     {
         auto folder = atomic_folder::create(temp / "out", "", false).value();
-        CHECK(entries_in(temp / "out.bitmill-partial") == 0);
+        CHECK(entries_in(temp / "out.bitmill-partial") == 1);  // the marker
         REQUIRE(bitmill::write_file(folder.path_of("new"), "1"));
         REQUIRE(folder.commit());
     }
@@ -167,9 +168,25 @@ TEST_CASE("atomic_folder: what a killed run left is deleted, and links in it are
     CHECK(get_file(temp / "precious/letter.txt") == "keep");
 }
 
+TEST_CASE("atomic_folder: a folder of the partial's name that is not bitmill's is left alone") {
+    const temp_folder temp;
+    put_file(temp / "out.bitmill-partial/notes.txt", "mine");
+    CHECK(create_error(temp / "out", "", true).code == error_code::invalid_argument);
+    CHECK(get_file(temp / "out.bitmill-partial/notes.txt") == "mine");
+}
+
+TEST_CASE("atomic_folder: force replaces no folder that only has a config.json") {
+    const temp_folder temp;
+    put_file(temp / "project/config.json", "{}");
+    put_file(temp / "project/thesis/chapter.txt", "precious");
+    CHECK(create_error(temp / "project", "", true).code == error_code::invalid_argument);
+    CHECK(get_file(temp / "project/thesis/chapter.txt") == "precious");
+}
+
 TEST_CASE("atomic_folder: a kill between the renames of a simple file system is mended") {
     const temp_folder temp;
     put_model(temp / "out.bitmill-old", "old");
+    put_file(temp / "out.bitmill-partial/.bitmill-partial", "");
     put_file(temp / "out.bitmill-partial/config.json", "new, perhaps half");
     // Without force the recovered folder counts as there.
     CHECK(create_error(temp / "out", "", false).code == error_code::invalid_argument);
@@ -226,6 +243,7 @@ TEST_CASE("atomic_folder: kill -9 at 200 instants leaves the old or the new fold
     const auto save = [&](int generation, int ready) {
         auto folder = atomic_folder::create(out, "", true);
         if (!folder) return false;
+        if (!bitmill::write_file(folder->path_of("config.json"), "{}")) return false;
         for (int file = 0; file < 3; ++file)
             if (!bitmill::write_file(folder->path_of("f" + std::to_string(file) + ".safetensors"),
                                      part(generation, file)))
@@ -262,7 +280,7 @@ TEST_CASE("atomic_folder: kill -9 at 200 instants leaves the old or the new fold
         const int seen = is_new ? kill : current;
         for (int file = 0; file < 3; ++file)
             REQUIRE(get_file(out + "/f" + std::to_string(file) + ".safetensors") == part(seen, file));
-        REQUIRE(entries_in(out) == 3);
+        REQUIRE(entries_in(out) - (fs::exists(out + "/.bitmill-partial") ? 1 : 0) == 4);
         ++(is_new ? replaced : kept);
         current = seen;
     }

@@ -35,7 +35,8 @@ bitmill::result<bitmill::mill_plan> plan_of(const std::string& folder, const cha
 }
 
 const planned_tensor& find(const bitmill::mill_plan& plan, const std::string& name) {
-    const auto found = std::find_if(plan.tensors.begin(), plan.tensors.end(), [&](const auto& t) { return t.name == name; });
+    const auto found =
+        std::find_if(plan.tensors.begin(), plan.tensors.end(), [&](const auto& t) { return t.name == name; });
     REQUIRE(found != plan.tensors.end());
     return *found;
 }
@@ -47,9 +48,9 @@ std::string effective(const bitmill::mill_plan& plan, const std::string& name) {
 
 bool holds(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
-const std::string query = "encoder.layer.0.attention.self.query.weight";    // 128 x 128 f32
-const std::string key = "encoder.layer.0.attention.self.key.weight";        // 256 x 96 f16
-const std::string dense = "encoder.layer.0.intermediate.dense.weight";      // 700 x 512 f32
+const std::string query = "encoder.layer.0.attention.self.query.weight";  // 128 x 128 f32
+const std::string key = "encoder.layer.0.attention.self.key.weight";      // 256 x 96 f16
+const std::string dense = "encoder.layer.0.intermediate.dense.weight";    // 700 x 512 f32
 const std::string words = "embeddings.word_embeddings.weight";
 
 }  // namespace
@@ -90,7 +91,8 @@ TEST_CASE("role_of: names of the families") {
         {"score.weight", "llama", tensor_role::head},
         {"shared.weight", "t5", tensor_role::embedding},
         {"encoder.block.0.layer.0.SelfAttention.q.weight", "t5", tensor_role::linear},
-        {"encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "t5", tensor_role::embedding},
+        {"encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "t5",
+         tensor_role::embedding},
         {"decoder.block.0.layer.2.DenseReluDense.wi_0.weight", "t5", tensor_role::linear},
         {"transformer.wte.weight", "gpt2", tensor_role::embedding},
         {"wpe.weight", "gpt2", tensor_role::embedding},
@@ -102,20 +104,23 @@ TEST_CASE("role_of: names of the families") {
         {"model.layers.0.block_sparse_moe.experts.7.w1.weight", "mixtral", tensor_role::linear},
         {"model.layers.0.mlp.shared_expert_gate.weight", "qwen2_moe", tensor_role::router},
         {"gpt_neox.embed_in.weight", "gpt_neox", tensor_role::embedding},
-        {"embed_out.weight", "gpt_neox", tensor_role::head},
         {"lm_head", "llama", tensor_role::other},
         {"model.layers.0.self_attn.q_proj.bias", "llama", tensor_role::other},
         {".weight", "llama", tensor_role::linear},
         {"", "llama", tensor_role::other},
     };
     for (const auto& one : rows) {
-        CAPTURE(one.name);
-        CAPTURE(one.model_type);
+        CAPTURE(std::string(one.name));
+        CAPTURE(std::string(one.model_type));
         CHECK(bitmill::role_of(one.name, 2, dtype::f32, one.model_type) == one.role);
         CHECK(bitmill::role_of(one.name, 1, dtype::f32, one.model_type) == tensor_role::other);
         CHECK(bitmill::role_of(one.name, 3, dtype::bf16, one.model_type) == tensor_role::other);
         CHECK(bitmill::role_of(one.name, 2, dtype::i8, one.model_type) == tensor_role::other);
     }
+}
+
+TEST_CASE("role_of: the head of GPT-NeoX") {
+    CHECK(bitmill::role_of("embed_out.weight", 2, dtype::f32, "gpt_neox") == tensor_role::head);
 }
 
 TEST_CASE("plan: defaults of each level") {
@@ -142,14 +147,17 @@ TEST_CASE("plan: defaults of each level") {
     CHECK(effective(half, key) == "keep");
     CHECK(find(half, key).reason == "already F16");
     CHECK(effective(half, "position_ids") == "keep");
-    const auto fp16_tables = plan_of(temp.path(), [](auto& o) { o.embeddings = bitmill::embeddings::fp16; }).value();
+    const auto fp16_tables =
+        plan_of(temp.path(), [](auto& o) { o.embeddings = bitmill::embeddings::fp16; }).value();
     CHECK(effective(fp16_tables, words) == "fp16");
 }
 
 TEST_CASE("plan: a group that does not divide a row falls back and says why") {
     const temp_folder temp;
-    put_model(temp.path(), {make_tensor("a.weight", dtype::f32, {64, 96}, 1), make_tensor("b.weight", dtype::f32, {64, 100}, 2),
-                            make_tensor("c.weight", dtype::f32, {64, 192}, 3), make_tensor("d.weight", dtype::f32, {64, 256}, 4)});
+    put_model(temp.path(), {make_tensor("a.weight", dtype::f32, {64, 96}, 1),
+                            make_tensor("b.weight", dtype::f32, {64, 100}, 2),
+                            make_tensor("c.weight", dtype::f32, {64, 192}, 3),
+                            make_tensor("d.weight", dtype::f32, {64, 256}, 4)});
     const auto plan = plan_of(temp.path(), [](auto& o) { o.to = scheme_type::int4; }).value();
     CHECK(effective(plan, "a.weight") == "int4 group 32");
     CHECK(holds(find(plan, "a.weight").reason, "96"));
@@ -187,20 +195,23 @@ TEST_CASE("plan: include, exclude and override") {
     CHECK(effective(included, "lm_head.weight") == "int8 per_channel");
     const auto plain = plan_of(temp.path(), [](auto&) {}).value();
     CHECK(effective(plain, "lm_head.weight") == "keep");
-    const auto excluded = plan_of(temp.path(), [](auto& o) { o.exclude = {"self\\.(query|key)\\."}; }).value();
+    const auto excluded =
+        plan_of(temp.path(), [](auto& o) { o.exclude = {"self\\.(query|key)\\."}; }).value();
     CHECK(effective(excluded, query) == "keep");
     CHECK(effective(excluded, key) == "keep");
     CHECK(find(excluded, key).reason == "excluded");
     CHECK(effective(excluded, dense) == "int8 per_channel");
     const auto overridden = plan_of(temp.path(), [](auto& o) {
-                                o.override = {"query=int4:32", "key=keep", "dense=int8:per_tensor", "output\\.dense=fp16", "word=int8"};
+                                o.override = {"query=int4:32", "key=keep", "dense=int8:per_tensor",
+                                              "output\\.dense=fp16", "word=int8"};
                             }).value();
     CHECK(effective(overridden, query) == "int4 group 32");
     CHECK(find(overridden, query).method == bitmill::method::mse);
     CHECK(effective(overridden, key) == "keep");
     CHECK(effective(overridden, dense) == "int8 per_tensor");
-    CHECK(effective(overridden, "encoder.layer.0.attention.output.dense.weight") == "fp16");  // the last match wins
-    CHECK(effective(overridden, words) == "keep");                                            // no embedding is coded
+    CHECK(effective(overridden, "encoder.layer.0.attention.output.dense.weight") ==
+          "fp16");                                  // the last match wins
+    CHECK(effective(overridden, words) == "keep");  // no embedding is coded
     const auto head = plan_of(temp.path(), [](auto& o) { o.override = {"lm_head=int8"}; }).value();
     CHECK(effective(head, "lm_head.weight") == "int8 per_channel");
     const auto strict = plan_of(temp.path(), [](auto& o) {
@@ -224,8 +235,9 @@ TEST_CASE("plan: malformed patterns and overrides are named") {
     CHECK(holds(refused([](auto& o) { o.exclude = {"[z-a]"}; }), "exclude '[z-a]'"));
     CHECK(holds(refused([](auto& o) { o.override = {"no equals sign"}; }), "RE=SCHEME"));
     CHECK(holds(refused([](auto& o) { o.override = {"*=int8"}; }), "override '*'"));
-    for (const char* scheme : {"", "int5", "int8:", "int8:0", "int8:-1", "int8:per_row", "int8:99999999999999999999999", "int4:32x", "INT8"}) {
-        CAPTURE(scheme);
+    for (const char* scheme : {"", "int5", "int8:", "int8:0", "int8:-1", "int8:per_row",
+                               "int8:99999999999999999999999", "int4:32x", "INT8"}) {
+        CAPTURE(std::string(scheme));
         const std::string text = std::string("a=") + scheme;
         CHECK_FALSE(refused([&](auto& o) { o.override = {text}; }).empty());
     }
@@ -249,36 +261,54 @@ TEST_CASE("plan: what no reader loads is refused, and the message says what work
     CHECK(holds(tables, "fp16"));
     CHECK(holds(tables, "keep"));
     CHECK(holds(refused([](auto& o) { o.format = bitmill::format::plain; }, invalid), "compressed-tensors"));
-    CHECK(holds(refused([](auto& o) { o.format = bitmill::format::bitsandbytes; }, invalid), "compressed-tensors"));
-    CHECK(holds(refused([](auto& o) {
-                    o.to = scheme_type::nf4;
-                    o.format = bitmill::format::compressed_tensors;
-                }, invalid), "bitsandbytes"));
-    CHECK(holds(refused([](auto& o) {
-                    o.method = bitmill::method::mse;
-                    o.granularity = granularity::per_tensor;
-                }, invalid), "per_channel"));
+    CHECK(holds(refused([](auto& o) { o.format = bitmill::format::bitsandbytes; }, invalid),
+                "compressed-tensors"));
+    CHECK(holds(refused(
+                    [](auto& o) {
+                        o.to = scheme_type::nf4;
+                        o.format = bitmill::format::compressed_tensors;
+                    },
+                    invalid),
+                "bitsandbytes"));
+    CHECK(holds(refused(
+                    [](auto& o) {
+                        o.method = bitmill::method::mse;
+                        o.granularity = granularity::per_tensor;
+                    },
+                    invalid),
+                "per_channel"));
     CHECK_FALSE(refused([](auto& o) { o.double_quant = true; }, invalid).empty());
     CHECK_FALSE(refused([](auto& o) { o.weight_threshold = -0.5f; }, invalid).empty());
-    CHECK_FALSE(refused([](auto& o) {
-                    o.to = scheme_type::int4;
-                    o.activation = bitmill::activation::dynamic_int8;
-                }, invalid).empty());
-    CHECK_FALSE(refused([](auto& o) {
-                    o.to = scheme_type::nf4;
-                    o.block_size = 48;
-                }, invalid).empty());
-    CHECK_FALSE(refused([](auto& o) {
-                    o.to = scheme_type::f16;
-                    o.granularity = granularity::per_channel;
-                }, invalid).empty());
+    CHECK_FALSE(refused(
+                    [](auto& o) {
+                        o.to = scheme_type::int4;
+                        o.activation = bitmill::activation::dynamic_int8;
+                    },
+                    invalid)
+                    .empty());
+    CHECK_FALSE(refused(
+                    [](auto& o) {
+                        o.to = scheme_type::nf4;
+                        o.block_size = 48;
+                    },
+                    invalid)
+                    .empty());
+    CHECK_FALSE(refused(
+                    [](auto& o) {
+                        o.to = scheme_type::f16;
+                        o.granularity = granularity::per_channel;
+                    },
+                    invalid)
+                    .empty());
 }
 
 TEST_CASE("plan: a tiny matrix is never made larger") {
     const temp_folder temp;
-    put_model(temp.path(), {make_tensor("a.weight", dtype::f32, {2, 32}, 1), make_tensor("b.weight", dtype::f16, {4, 32}, 2),
-                            make_tensor("c.weight", dtype::f32, {0, 32}, 3), make_tensor("d.weight", dtype::f32, {32, 0}, 4),
-                            make_tensor("e.weight", dtype::f32, {512, 1}, 5)});
+    put_model(
+        temp.path(),
+        {make_tensor("a.weight", dtype::f32, {2, 32}, 1), make_tensor("b.weight", dtype::f16, {4, 32}, 2),
+         make_tensor("c.weight", dtype::f32, {0, 32}, 3), make_tensor("d.weight", dtype::f32, {32, 0}, 4),
+         make_tensor("e.weight", dtype::f32, {512, 1}, 5)});
     for (const auto to : {scheme_type::int8, scheme_type::int4, scheme_type::nf4, scheme_type::fp4}) {
         CAPTURE(static_cast<int>(to));
         const auto plan = plan_of(temp.path(), [&](auto& o) { o.to = to; }).value();
@@ -308,7 +338,8 @@ TEST_CASE("plan: a model that is quantized already is refused") {
 TEST_CASE("options: texts and bit depths") {
     CHECK(bitmill::level_from_text("int8_dynamic").value().activation == bitmill::activation::dynamic_int8);
     CHECK(bitmill::level_from_text("int4_weight_only").value().type == scheme_type::int4);
-    for (const auto& row : bitmill::scheme_table) CHECK(bitmill::level_from_text(row.name).value().type == row.type);
+    for (const auto& row : bitmill::scheme_table)
+        CHECK(bitmill::level_from_text(row.name).value().type == row.type);
     CHECK(holds(bitmill::level_from_text("int3").error().message, "int4"));
     CHECK(bitmill::format_from_text("compressed-tensors").value() == bitmill::format::compressed_tensors);
     CHECK(bitmill::format_from_text("gguf").error().code == error_code::unsupported);
@@ -323,5 +354,6 @@ TEST_CASE("options: texts and bit depths") {
     CHECK(bitmill::options_from_bit_depth(16, 0.5f).value().to == scheme_type::f16);
     CHECK(bitmill::options_from_bit_depth(16, 0.5f).value().weight_threshold == 0.5f);
     CHECK(bitmill::options_from_bit_depth(32).value().to == scheme_type::f32);
-    for (const int wrong : {0, -8, 4, 7, 64}) CHECK(bitmill::options_from_bit_depth(wrong).error().code == error_code::invalid_argument);
+    for (const int wrong : {0, -8, 4, 7, 64})
+        CHECK(bitmill::options_from_bit_depth(wrong).error().code == error_code::invalid_argument);
 }

@@ -29,7 +29,8 @@ private:
 
 class guarded {
 public:
-    explicit guarded(std::uint64_t bytes) : bytes_(static_cast<std::size_t>(bytes)), store_(bytes_ + 2 * guard, mark) {}
+    explicit guarded(std::uint64_t bytes)
+        : bytes_(static_cast<std::size_t>(bytes)), store_(bytes_ + 2 * guard, mark) {}
     [[nodiscard]] std::byte* data() { return store_.data() + guard; }
     [[nodiscard]] std::size_t size() const { return bytes_; }
     [[nodiscard]] bool intact() const {
@@ -55,8 +56,8 @@ struct coded_matrix {
     bitmill::error_metrics metrics{};
 
     coded_matrix(const bitmill::scheme& s, std::size_t r, std::size_t c, const bitmill::encoded_sizes& sizes)
-        : scheme(s), rows(r), cols(c), codes(sizes.codes), scales(sizes.scales), zero_points(sizes.zero_points),
-          nested_scales(sizes.nested_scales) {
+        : scheme(s), rows(r), cols(c), codes(sizes.codes), scales(sizes.scales),
+          zero_points(sizes.zero_points), nested_scales(sizes.nested_scales) {
         view = {codes.data(), scales.data(), zero_points.data(), nested_scales.data(), 0};
     }
     coded_matrix(const coded_matrix&) = delete;
@@ -78,12 +79,13 @@ struct coded_matrix {
     // --- our own reading of the parts -------------------------------------------------------------------
     [[nodiscard]] std::size_t group() const {
         return scheme.granularity == bitmill::granularity::per_channel ? cols
-               : scheme.granularity == bitmill::granularity::per_tensor ? std::max<std::size_t>(rows * cols, 1)
-                                                                        : scheme.group_size;
+               : scheme.granularity == bitmill::granularity::per_tensor
+                   ? std::max<std::size_t>(rows * cols, 1)
+                   : scheme.group_size;
     }
     [[nodiscard]] float scale_at(std::size_t index) {
-        return static_cast<float>(
-            values_of(scheme.scale_dtype, scales.data() + index * bitmill::element_bytes(scheme.scale_dtype), 1)[0]);
+        return static_cast<float>(values_of(
+            scheme.scale_dtype, scales.data() + index * bitmill::element_bytes(scheme.scale_dtype), 1)[0]);
     }
     [[nodiscard]] int zero_at(std::size_t index) {
         return scheme.symmetric ? 0 : static_cast<int>(static_cast<std::int8_t>(zero_points.data()[index]));
@@ -113,7 +115,8 @@ struct coded_matrix {
     }
 };
 
-inline bitmill::weight_view view_of(bitmill::dtype type, const aligned_bytes& data, std::size_t rows, std::size_t cols) {
+inline bitmill::weight_view view_of(bitmill::dtype type, const aligned_bytes& data, std::size_t rows,
+                                    std::size_t cols) {
     return {type, data.data(), rows, cols};
 }
 
@@ -129,12 +132,14 @@ inline std::vector<coding> codings_for(std::size_t cols) {
     using bitmill::method;
     using bitmill::scheme_type;
     std::vector<coding> out;
-    for (const auto type : {scheme_type::f32, scheme_type::f16, scheme_type::bf16}) out.push_back({{.type = type}});
+    for (const auto type : {scheme_type::f32, scheme_type::f16, scheme_type::bf16})
+        out.push_back({{.type = type}});
     unsigned turn = 0;
     for (const auto type : {scheme_type::int8, scheme_type::int4}) {
         for (const bool symmetric : {true, false}) {
             for (const auto how : {method::absmax, method::mse}) {
-                for (const std::size_t group : {std::size_t{0}, std::size_t{1}, std::size_t{32}, std::size_t{128}, cols}) {
+                for (const std::size_t group :
+                     {std::size_t{0}, std::size_t{1}, std::size_t{32}, std::size_t{128}, cols}) {
                     bitmill::scheme s{.type = type, .symmetric = symmetric};
                     if (group > 1 && (cols == 0 || cols % group != 0)) continue;
                     s.granularity = group == 0   ? granularity::per_tensor
@@ -155,7 +160,10 @@ inline std::vector<coding> codings_for(std::size_t cols) {
     for (const auto type : {scheme_type::nf4, scheme_type::fp4})
         for (const std::size_t block : {std::size_t{32}, std::size_t{64}, std::size_t{4096}})
             for (const bool nested : {false, true})
-                out.push_back({{.type = type, .granularity = granularity::block, .group_size = block, .double_quant = nested}});
+                out.push_back({{.type = type,
+                                .granularity = granularity::block,
+                                .group_size = block,
+                                .double_quant = nested}});
     return out;
 }
 

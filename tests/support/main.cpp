@@ -17,7 +17,8 @@ int main(int argc, char** argv) {
         }
         // A test run that silently used another instruction set would prove nothing.
         if (bitmill::isa() != name) {
-            std::fprintf(stderr, "BITMILL_FORCE_ISA=%s had no effect: %s runs\n", name, bitmill::isa().c_str());
+            std::fprintf(stderr, "BITMILL_FORCE_ISA=%s had no effect: %s runs\n", name,
+                         bitmill::isa().c_str());
             return 2;
         }
     }

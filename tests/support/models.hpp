@@ -46,9 +46,9 @@ inline made_tensor make_tensor(const std::string& name, bitmill::dtype type, std
 inline std::string safetensors_of(const std::vector<made_tensor>& tensors) {
     std::string header = "{\"__metadata__\":{\"format\":\"pt\"}", data;
     for (const auto& t : tensors) {
-        header += ",\"" + t.name + "\":{\"dtype\":\"" + std::string(bitmill::facts(t.type).name) + "\",\"shape\":" +
-                  shape_text(t.shape) + ",\"data_offsets\":[" + std::to_string(data.size()) + "," +
-                  std::to_string(data.size() + t.bytes.size()) + "]}";
+        header += ",\"" + t.name + "\":{\"dtype\":\"" + std::string(bitmill::facts(t.type).name) +
+                  "\",\"shape\":" + shape_text(t.shape) + ",\"data_offsets\":[" +
+                  std::to_string(data.size()) + "," + std::to_string(data.size() + t.bytes.size()) + "]}";
         data += t.bytes;
     }
     header += "}";
@@ -56,7 +56,8 @@ inline std::string safetensors_of(const std::vector<made_tensor>& tensors) {
     return raw_safetensors(header, data);
 }
 
-inline constexpr const char* bert_config = R"({"model_type": "bert", "architectures": ["BertModel"], "dtype": "float32"})";
+inline constexpr const char* bert_config =
+    R"({"model_type": "bert", "architectures": ["BertModel"], "dtype": "float32"})";
 
 inline void put_model(const std::string& folder, const std::vector<made_tensor>& tensors,
                       const std::string& config = bert_config) {
@@ -73,8 +74,10 @@ inline void put_sharded_model(const std::string& folder, const std::vector<made_
     put_file(folder + "/" + names[1], safetensors_of({middle, tensors.end()}));
     std::string map;
     for (std::size_t i = 0; i < tensors.size(); ++i)
-        map += (i != 0 ? ", \"" : "\"") + tensors[i].name + "\": \"" + names[i < tensors.size() / 2 ? 0 : 1] + "\"";
-    put_file(folder + "/model.safetensors.index.json", "{\"metadata\": {\"total_size\": 1}, \"weight_map\": {" + map + "}}");
+        map += (i != 0 ? ", \"" : "\"") + tensors[i].name + "\": \"" + names[i < tensors.size() / 2 ? 0 : 1] +
+               "\"";
+    put_file(folder + "/model.safetensors.index.json",
+             "{\"metadata\": {\"total_size\": 1}, \"weight_map\": {" + map + "}}");
     put_file(folder + "/config.json", bert_config);
 }
 
@@ -85,7 +88,8 @@ inline std::vector<made_tensor> bert_tensors() {
             make_tensor("encoder.layer.0.attention.self.query.weight", dtype::f32, {128, 128}, 2),
             make_tensor("encoder.layer.0.attention.self.query.bias", dtype::f32, {128}, 3),
             make_tensor("encoder.layer.0.attention.self.key.weight", dtype::f16, {256, 96}, 4),
-            make_tensor("encoder.layer.0.attention.self.value.weight", dtype::bf16, {64, 256}, 5, spread::heavy_tails),
+            make_tensor("encoder.layer.0.attention.self.value.weight", dtype::bf16, {64, 256}, 5,
+                        spread::heavy_tails),
             make_tensor("encoder.layer.0.attention.output.dense.weight", dtype::f64, {96, 256}, 6),
             make_tensor("encoder.layer.0.intermediate.dense.weight", dtype::f32, {700, 512}, 7),
             make_tensor("encoder.layer.0.output.dense.weight", dtype::f16, {2100, 384}, 8),
@@ -110,7 +114,8 @@ inline std::map<std::string, std::string> read_folder(const std::string& folder)
 // The names of everything directly in a folder, hidden or not.
 inline std::vector<std::string> entries_of(const std::string& folder) {
     std::vector<std::string> names;
-    for (const auto& entry : std::filesystem::directory_iterator(folder)) names.push_back(entry.path().filename().string());
+    for (const auto& entry : std::filesystem::directory_iterator(folder))
+        names.push_back(entry.path().filename().string());
     std::sort(names.begin(), names.end());
     return names;
 }
@@ -125,7 +130,9 @@ inline std::map<std::string, made_tensor> read_tensors(const std::string& path) 
             const auto info = file[i];
             made_tensor t{std::string(info.name), info.type, {info.shape.begin(), info.shape.end()}, {}};
             t.bytes.resize(static_cast<std::size_t>(info.bytes));
-            file.file().read_at(info.offset, std::as_writable_bytes(std::span(t.bytes.data(), t.bytes.size()))).value();
+            file.file()
+                .read_at(info.offset, std::as_writable_bytes(std::span(t.bytes.data(), t.bytes.size())))
+                .value();
             out[t.name] = std::move(t);
         }
     }

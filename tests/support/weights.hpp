@@ -14,7 +14,14 @@
 
 namespace bitmill_test {
 
-enum class spread : std::uint8_t { gaussian, heavy_tails, sparse, constant, ramp, one_sided };
+enum class spread : std::uint8_t {
+    gaussian,
+    heavy_tails,
+    sparse,
+    constant,
+    ramp,
+    one_sided
+};
 inline constexpr spread spreads[] = {spread::gaussian, spread::heavy_tails, spread::sparse,
                                      spread::constant, spread::ramp,        spread::one_sided};
 

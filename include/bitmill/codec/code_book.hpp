@@ -24,7 +24,8 @@ inline constexpr std::size_t nested_block = 256;
 // absmax - offset, in blocks of 256, to codes of the dynamic map. nested_absmax holds one f32 a block.
 void encode_nested(std::span<const float> absmax, float offset, std::uint8_t* codes, float* nested_absmax);
 // map[code] * nested_absmax + offset.
-void decode_nested(std::span<const std::uint8_t> codes, const float* nested_absmax, float offset, float* absmax);
+void decode_nested(std::span<const std::uint8_t> codes, const float* nested_absmax, float offset,
+                   float* absmax);
 
 }  // namespace bitmill
 

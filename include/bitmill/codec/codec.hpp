@@ -25,10 +25,12 @@ struct weight_view {
 // Sizes, in bytes, of the parts of an encoded matrix; 0 where a scheme has no such part.
 struct encoded_sizes {
     std::uint64_t codes = 0;
-    std::uint64_t scales = 0;         // int8, int4: scale_dtype; nf4, fp4: f32 absmax, or u8 with double_quant
-    std::uint64_t zero_points = 0;    // i8, one a scale; asymmetric only
+    std::uint64_t scales = 0;       // int8, int4: scale_dtype; nf4, fp4: f32 absmax, or u8 with double_quant
+    std::uint64_t zero_points = 0;  // i8, one a scale; asymmetric only
     std::uint64_t nested_scales = 0;  // double_quant: f32, one for 256 scales
-    [[nodiscard]] std::uint64_t total() const noexcept { return codes + scales + zero_points + nested_scales; }
+    [[nodiscard]] std::uint64_t total() const noexcept {
+        return codes + scales + zero_points + nested_scales;
+    }
 };
 
 struct encoded_view {
@@ -75,8 +77,8 @@ struct encode_options {
 
 // Decodes rows * cols elements to f32, f16, bf16 or f64. int8, int4: (q - zero_point) * scale; nf4, fp4:
 // value[code] * absmax; in f32, then rounded once.
-[[nodiscard]] result<void> decode(const scheme&, const encoded_view& src, std::size_t rows, std::size_t cols, dtype type,
-                                  void* dst);
+[[nodiscard]] result<void> decode(const scheme&, const encoded_view& src, std::size_t rows, std::size_t cols,
+                                  dtype type, void* dst);
 
 // Casts between f32, f16, bf16 and f64, rounding once, half to even; NaN and infinities pass through.
 void cast(const weight_view& src, dtype to, void* dst);

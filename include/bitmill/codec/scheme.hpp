@@ -9,7 +9,15 @@
 
 namespace bitmill {
 
-enum class scheme_type : std::uint8_t { f32, f16, bf16, int8, int4, nf4, fp4 };
+enum class scheme_type : std::uint8_t {
+    f32,
+    f16,
+    bf16,
+    int8,
+    int4,
+    nf4,
+    fp4
+};
 
 enum class granularity : std::uint8_t {
     per_tensor,   // one scale
@@ -20,17 +28,20 @@ enum class granularity : std::uint8_t {
 
 // How scales and codes are chosen: `absmax` from the largest magnitude (asymmetric: from min and max), `mse` by
 // a least-squares search over trial scales.
-enum class method : std::uint8_t { absmax, mse };
+enum class method : std::uint8_t {
+    absmax,
+    mse
+};
 
 struct scheme {
     scheme_type type = scheme_type::int8;
     bitmill::granularity granularity = granularity::per_channel;
-    std::size_t group_size = 0;         // for group and block
-    bool symmetric = true;              // int8, int4
-    bool double_quant = false;          // nf4, fp4: the absmax values are themselves stored in 8 bits
-    dtype scale_dtype = dtype::f32;     // int8, int4: f32, f16 or bf16
-    bool offset_binary = false;         // int8 bytes hold q + 128 instead of two's complement
-    std::size_t row_alignment = 1;      // int8, int4: every row of codes is filled with 0 to this many bytes
+    std::size_t group_size = 0;      // for group and block
+    bool symmetric = true;           // int8, int4
+    bool double_quant = false;       // nf4, fp4: the absmax values are themselves stored in 8 bits
+    dtype scale_dtype = dtype::f32;  // int8, int4: f32, f16 or bf16
+    bool offset_binary = false;      // int8 bytes hold q + 128 instead of two's complement
+    std::size_t row_alignment = 1;   // int8, int4: every row of codes is filled with 0 to this many bytes
 
     friend bool operator==(const scheme&, const scheme&) = default;
 };
@@ -40,15 +51,18 @@ struct scheme_facts {
     scheme_type type;
     const char* name;
     unsigned bits;
-    bool integer;    // scale and zero_point; else a float or a code book
+    bool integer;  // scale and zero_point; else a float or a code book
     bool code_book;
-    dtype plain;     // the dtype of a plain float scheme
+    dtype plain;  // the dtype of a plain float scheme
 };
 
 inline constexpr scheme_facts scheme_table[] = {
-    {scheme_type::f32, "fp32", 32, false, false, dtype::f32},  {scheme_type::f16, "fp16", 16, false, false, dtype::f16},
-    {scheme_type::bf16, "bf16", 16, false, false, dtype::bf16}, {scheme_type::int8, "int8", 8, true, false, dtype::i8},
-    {scheme_type::int4, "int4", 4, true, false, dtype::u8},     {scheme_type::nf4, "nf4", 4, false, true, dtype::u8},
+    {scheme_type::f32, "fp32", 32, false, false, dtype::f32},
+    {scheme_type::f16, "fp16", 16, false, false, dtype::f16},
+    {scheme_type::bf16, "bf16", 16, false, false, dtype::bf16},
+    {scheme_type::int8, "int8", 8, true, false, dtype::i8},
+    {scheme_type::int4, "int4", 4, true, false, dtype::u8},
+    {scheme_type::nf4, "nf4", 4, false, true, dtype::u8},
     {scheme_type::fp4, "fp4", 4, false, true, dtype::u8},
 };
 

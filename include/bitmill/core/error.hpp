@@ -31,7 +31,8 @@ struct error {
     std::string message = {};  // one line: what was wrong and what to do
     std::string file = {};     // empty where no file is involved
     std::string tensor = {};   // empty where no tensor is involved
-    std::uint64_t offset = no_offset;  // byte offset in `file`; for a value, the element's index is in `message`
+    std::uint64_t offset =
+        no_offset;  // byte offset in `file`; for a value, the element's index is in `message`
 
     // "FILE: tensor 'T': at byte N: MESSAGE", each part only where it is known. Always one line: control
     // characters of hostile names are written as \xNN.

@@ -103,7 +103,7 @@ BITMILL_INLINE result<void> atomic_folder::check_out(const std::string& source_r
     if (!replaceable) return replaceable.error();
     if (!*replaceable)
         return refuse(
-            "is a folder that does not look like a model (no config.json, no *.safetensors), so not even "
+            "is a folder that does not look like a model (config.json and *.safetensors), so not even "
             "--force deletes it; choose another output");
     return {};
 }
@@ -125,7 +125,7 @@ BITMILL_INLINE result<void> atomic_folder::acquire_partial() {
                                       out_);
         }
         if (!detail::is_entry(parent_fd_, partial, fd.get())) continue;
-        if (auto emptied = detail::empty_folder(shown); !emptied) return emptied;
+        if (auto claimed = detail::claim_partial(fd.get(), shown); !claimed) return claimed;
         partial_fd_ = fd.release();
         return detail::recover_old(parent_fd_, name_, out_);
     }
@@ -165,6 +165,8 @@ BITMILL_INLINE result<void> atomic_folder::swap_in() {
         // The old folder is about to bear the partial's name: the lock keeps a second process, which would
         // take it for a stale partial, away until it is gone.
         ::flock(old.get(), LOCK_EX | LOCK_NB);
+        // Should its deletion be cut off, the next run may finish it.
+        detail::make_marker(old.get());
         if (detail::rename_with(parent_fd_, partial, name_, RENAME_EXCHANGE) == 0) {
             old_at = partial;
         } else {
@@ -179,6 +181,7 @@ BITMILL_INLINE result<void> atomic_folder::swap_in() {
         }
     }
     // From here on OUT is the new folder, whatever else fails.
+    ::unlinkat(partial_fd_, detail::partial_marker, 0);
     ::close(std::exchange(partial_fd_, -1));
     const auto after = [&](error why) {
         why.message = "the new folder is in place, but: " + why.message;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include <bitmill/codec/code_book.hpp>
@@ -13,20 +14,21 @@ namespace detail {
 inline constexpr kernels::code_book nf4_book{
     {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,
      -0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f,
-     0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f},
+     0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f, 0.5626170039176941f,
+     0.7229568362236023f, 1.0f},
     {-0x1.b239b0p-1f, -0x1.38a4e0p-1f, -0x1.d70900p-2f, -0x1.5bd4ecp-2f, -0x1.e079d8p-3f, -0x1.1a7178p-3f,
-     -0x1.74f0e2p-5f, 0x1.45f5fep-5f, 0x1.ec90c4p-4f, 0x1.a0cfc0p-3f, 0x1.2b05a8p-2f, 0x1.8ea7f2p-2f, 0x1.00da08p-1f,
-     0x1.491b5ep-1f, 0x1.b913b4p-1f},
+     -0x1.74f0e2p-5f, 0x1.45f5fep-5f, 0x1.ec90c4p-4f, 0x1.a0cfc0p-3f, 0x1.2b05a8p-2f, 0x1.8ea7f2p-2f,
+     0x1.00da08p-1f, 0x1.491b5ep-1f, 0x1.b913b4p-1f},
     {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}};
 
 // fp4 has two zeros: bitsandbytes gives code 0 to what is at or just below 0 and code 8 to what is just above.
 inline constexpr kernels::code_book fp4_book{
-    {0.0f, 0.0052083334885537624f, 0.6666666865348816f, 1.0f, 0.3333333432674408f, 0.5f, 0.1666666716337204f, 0.25f,
-     0.0f, -0.0052083334885537624f, -0.6666666865348816f, -1.0f, -0.3333333432674408f, -0.5f, -0.1666666716337204f,
-     -0.25f},
+    {0.0f, 0.0052083334885537624f, 0.6666666865348816f, 1.0f, 0.3333333432674408f, 0.5f, 0.1666666716337204f,
+     0.25f, 0.0f, -0.0052083334885537624f, -0.6666666865348816f, -1.0f, -0.3333333432674408f, -0.5f,
+     -0.1666666716337204f, -0.25f},
     {-0x1.aaaaacp-1f, -0x1.2aaaacp-1f, -0x1.aaaaacp-2f, -0x1.2aaaacp-2f, -0x1.aaaaacp-3f, -0x1.6p-4f,
-     -0x1.555556p-9f, 0.0f, 0x1.555556p-9f, 0x1.6p-4f, 0x1.aaaaacp-3f, 0x1.2aaaacp-2f, 0x1.aaaaacp-2f, 0x1.2aaaacp-1f,
-     0x1.aaaaacp-1f},
+     -0x1.555556p-9f, 0.0f, 0x1.555556p-9f, 0x1.6p-4f, 0x1.aaaaacp-3f, 0x1.2aaaacp-2f, 0x1.aaaaacp-2f,
+     0x1.2aaaacp-1f, 0x1.aaaaacp-1f},
     {11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3}};
 
 // For e = 0 ... 6: 2^e midpoints of 2^e + 1 points spread evenly over [0.1, 1], times 10^(e - 6), both signs;
@@ -100,12 +102,12 @@ BITMILL_INLINE void encode_nested(std::span<const float> absmax, float offset, s
     }
 }
 
-BITMILL_INLINE void decode_nested(std::span<const std::uint8_t> codes, const float* nested_absmax, float offset,
-                                  float* absmax) {
+BITMILL_INLINE void decode_nested(std::span<const std::uint8_t> codes, const float* nested_absmax,
+                                  float offset, float* absmax) {
     const auto& map = dynamic_map();
     for (std::size_t i = 0; i < codes.size(); ++i) {
         const float share = map[codes[i]] * nested_absmax[i / nested_block];
-        absmax[i] = share + offset;
+        absmax[i] = std::min(share + offset, std::numeric_limits<float>::max());
     }
 }
 

@@ -23,8 +23,9 @@ inline error refuse(std::string message, error_code code = error_code::invalid_a
 }
 
 inline kernels::scale_type scale_type_of(dtype type) {
-    return type == dtype::f16 ? kernels::scale_type::f16 : type == dtype::bf16 ? kernels::scale_type::bf16
-                                                                               : kernels::scale_type::f32;
+    return type == dtype::f16    ? kernels::scale_type::f16
+           : type == dtype::bf16 ? kernels::scale_type::bf16
+                                 : kernels::scale_type::f32;
 }
 
 // Elements that share one scale, within a row.
@@ -87,8 +88,10 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
     const auto& table = kernels::active();
     const row_walk walk(s, view.cols);
     const unsigned bits = facts(s.type).bits;
-    const kernels::int_rule rule{bits, s.symmetric, options.method == method::mse, scale_type_of(s.scale_dtype)};
+    const kernels::int_rule rule{bits, s.symmetric, options.method == method::mse,
+                                 scale_type_of(s.scale_dtype)};
     float_source source(view, options.weight_threshold);
+    float_source original(view, 0);  // pruning is part of the error
     std::vector<float> scales(walk.layout.groups);
     std::vector<float> zeros(walk.layout.groups);
     std::vector<float> decoded;
@@ -113,6 +116,11 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
         const std::size_t count = rows * view.cols;
         const kernels::int_layout layout = walk.for_rows(rows);
         const float* src = source.read(row * view.cols, count);
+        if (one_scale && options.range) {
+            value_range part;
+            if (!table.extremes(src, count, &part.low, &part.high))
+                return source.not_finite(row * view.cols, count);
+        }
         if (!one_scale) {
             const std::size_t chosen = table.choose_int(src, layout, rule, scales.data(), zeros.data());
             if (chosen != layout.groups)
@@ -127,12 +135,13 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
         auto* codes = reinterpret_cast<std::uint8_t*>(dst.codes + row * walk.bytes_per_row);
         if (walk.bytes_per_row * 8 != view.cols * bits) std::memset(codes, 0, rows * walk.bytes_per_row);
         kernels::sums sums;
-        table.encode_int(src, layout, bits, scales.data(), zeros.data(), codes, options.measure ? &sums : nullptr);
+        table.encode_int(src, layout, bits, scales.data(), zeros.data(), codes,
+                         options.measure ? &sums : nullptr);
         if (!options.measure) continue;
-        if (!(sums.src2 > 1e-24) || !std::isfinite(sums.src2 + sums.err2)) {
+        if (options.weight_threshold > 0 || !(sums.src2 > 1e-24) || !std::isfinite(sums.src2 + sums.err2)) {
             decoded.resize(count);
             table.decode_int(codes, layout, bits, scales.data(), zeros.data(), decoded.data(), false);
-            add_sums(metrics, sums, src, decoded.data(), count);
+            add_sums(metrics, original.read(row * view.cols, count), decoded.data(), count);
         } else {
             metrics.add(sums, count);
         }
@@ -140,8 +149,8 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
     return metrics;
 }
 
-inline result<void> decode_integers(const scheme& s, const encoded_view& src, std::size_t rows, std::size_t cols,
-                                    dtype type, std::byte* dst) {
+inline result<void> decode_integers(const scheme& s, const encoded_view& src, std::size_t rows,
+                                    std::size_t cols, dtype type, std::byte* dst) {
     const auto& table = kernels::active();
     const row_walk walk(s, cols);
     const unsigned bits = facts(s.type).bits;
@@ -160,8 +169,8 @@ inline result<void> decode_integers(const scheme& s, const encoded_view& src, st
         }
         std::byte* to = dst + row * cols * element_bytes(type);
         float* values = type == dtype::f32 ? reinterpret_cast<float*>(to) : wide.data();
-        table.decode_int(reinterpret_cast<const std::uint8_t*>(src.codes + row * walk.bytes_per_row), layout, bits,
-                         scales.data(), zeros.data(), values, stream);
+        table.decode_int(reinterpret_cast<const std::uint8_t*>(src.codes + row * walk.bytes_per_row), layout,
+                         bits, scales.data(), zeros.data(), values, stream);
         if (type != dtype::f32) cast({dtype::f32, values, now, cols}, type, to);
     }
     return {};
@@ -172,6 +181,7 @@ inline result<error_metrics> encode_blocks(const scheme& s, const weight_view& v
     const auto& table = kernels::active();
     const auto& book = book_of(s.type);
     float_source source(view, options.weight_threshold);
+    float_source original(view, 0);  // pruning is part of the error
     const std::size_t total = source.elements();
     const std::size_t blocks = static_cast<std::size_t>(ceil_div(total, s.group_size));
     std::vector<float> own(s.double_quant ? blocks : chunk_elements / s.group_size);
@@ -196,12 +206,13 @@ inline result<error_metrics> encode_blocks(const scheme& s, const weight_view& v
         const float* src = source.read(start, count);
         auto* codes = reinterpret_cast<std::uint8_t*>(dst.codes + start / 2);
         kernels::sums sums;
-        table.encode_book(src, count, s.group_size, effective, book, codes, options.measure ? &sums : nullptr);
+        table.encode_book(src, count, s.group_size, effective, book, codes,
+                          options.measure ? &sums : nullptr);
         if (!options.measure) return;
-        if (!(sums.src2 > 1e-24) || !std::isfinite(sums.src2 + sums.err2)) {
+        if (options.weight_threshold > 0 || !(sums.src2 > 1e-24) || !std::isfinite(sums.src2 + sums.err2)) {
             decoded.resize(count);
             table.decode_book(codes, count, s.group_size, effective, book, decoded.data(), false);
-            add_sums(metrics, sums, src, decoded.data(), count);
+            add_sums(metrics, original.read(start, count), decoded.data(), count);
         } else {
             metrics.add(sums, count);
         }
@@ -237,11 +248,9 @@ inline result<error_metrics> encode_blocks(const scheme& s, const weight_view& v
         table.encode_book(src, count, s.group_size, absmax, book, codes, nullptr);
         if (!measured) return {};
         decoded.resize(count);
-        table.decode_book(codes, count, s.group_size, effective.data() + start / s.group_size, book, decoded.data(),
-                          false);
-        kernels::sums sums;
-        table.measure(src, decoded.data(), count, &sums);
-        add_sums(metrics, sums, src, decoded.data(), count);
+        table.decode_book(codes, count, s.group_size, effective.data() + start / s.group_size, book,
+                          decoded.data(), false);
+        add_sums(metrics, original.read(start, count), decoded.data(), count);
         return {};
     });
     if (!done) return done.error();
@@ -280,35 +289,37 @@ inline result<error_metrics> encode_plain(const scheme& s, const weight_view& vi
                                           const encode_options& options) {
     const dtype to = facts(s.type).plain;
     if (const auto obstacle = find_cast_obstacle(view, to)) {
-        error what = refuse((obstacle->not_finite ? "NaN or an infinity at element " : "overflow at element ") +
-                                std::to_string(obstacle->index),
-                            error_code::bad_input);
+        error what =
+            refuse((obstacle->not_finite ? "NaN or an infinity at element " : "overflow at element ") +
+                       std::to_string(obstacle->index),
+                   error_code::bad_input);
         what.offset = obstacle->index;
         return what;
     }
     error_metrics metrics;
     float_source source(view, options.weight_threshold);
+    float_source original(view, 0);  // pruning is part of the error
     std::vector<float> back(chunk_elements);
     for (std::size_t start = 0; start < source.elements(); start += chunk_elements) {
         const std::size_t count = std::min(chunk_elements, source.elements() - start);
         const float* src = source.read(start, count);
         std::byte* to_bytes = dst.codes + start * element_bytes(to);
         const std::byte* from = static_cast<const std::byte*>(view.data) + start * element_bytes(view.type);
-        const weight_view exact{view.type, from, 1, count};
-        const weight_view pruned{dtype::f32, src, 1, count};
-        cast(options.weight_threshold > 0 ? pruned : exact, to, to_bytes);
+        cast({view.type, from, 1, count}, to, to_bytes);
+        if (options.weight_threshold > 0)
+            for (std::size_t i = 0; i < count; ++i)
+                if (src[i] == 0) std::memset(to_bytes + i * element_bytes(to), 0, element_bytes(to));
         if (!options.measure) continue;
         cast({to, to_bytes, 1, count}, dtype::f32, back.data());
-        kernels::sums sums;
-        kernels::active().measure(src, back.data(), count, &sums);
-        add_sums(metrics, sums, src, back.data(), count);
+        add_sums(metrics, original.read(start, count), back.data(), count);
     }
     return metrics;
 }
 
 }  // namespace detail
 
-BITMILL_INLINE result<void> check_scheme(const scheme& s, dtype source, std::uint64_t rows, std::uint64_t cols) {
+BITMILL_INLINE result<void> check_scheme(const scheme& s, dtype source, std::uint64_t rows,
+                                         std::uint64_t cols) {
     using detail::refuse;
     const auto& type = facts(s.type);
     if (!facts(source).weight)
@@ -322,7 +333,8 @@ BITMILL_INLINE result<void> check_scheme(const scheme& s, dtype source, std::uin
             return refuse(std::string(type.name) + " needs a block_size of 32, 64, 128 ... 4096");
         return {};
     }
-    if (s.granularity == granularity::block) return refuse("int8 and int4 take groups along a row, not blocks");
+    if (s.granularity == granularity::block)
+        return refuse("int8 and int4 take groups along a row, not blocks");
     if (s.scale_dtype != dtype::f32 && s.scale_dtype != dtype::f16 && s.scale_dtype != dtype::bf16)
         return refuse("scales are F32, F16 or BF16");
     if (s.row_alignment == 0) return refuse("row_alignment is at least 1");
@@ -358,7 +370,9 @@ BITMILL_INLINE result<encoded_sizes> encode_bound(const scheme& s, std::uint64_t
     const auto codes = row ? checked_mul(*row, rows) : std::nullopt;
     if (!codes) return detail::refuse("the codes do not fit 64-bit sizes");
     sizes.codes = *codes;
-    const std::uint64_t per_row = s.granularity == granularity::group ? cols / s.group_size : cols == 0 ? 0 : 1;
+    const std::uint64_t per_row = s.granularity == granularity::group ? cols / s.group_size
+                                  : cols == 0                         ? 0
+                                                                      : 1;
     const std::uint64_t scales = s.granularity == granularity::per_tensor ? 1 : rows * per_row;
     sizes.scales = scales * element_bytes(s.scale_dtype);
     sizes.zero_points = s.symmetric ? 0 : scales;
@@ -370,7 +384,8 @@ BITMILL_INLINE result<error_metrics> encode(const scheme& s, const weight_view& 
     const fp_environment environment;
     if (auto checked = check_scheme(s, src.type, src.rows, src.cols); !checked) return checked.error();
     if (options.method == method::mse && !facts(s.type).integer)
-        return detail::refuse(std::string("method mse is for int8 and int4; ") + facts(s.type).name + " has absmax");
+        return detail::refuse(std::string("method mse is for int8 and int4; ") + facts(s.type).name +
+                              " has absmax");
     if (options.method == method::mse && s.granularity == granularity::per_tensor)
         return detail::refuse("method mse needs per_channel or a group_size; per_tensor has absmax");
     if (!(options.weight_threshold >= 0)) return detail::refuse("weight_threshold must be 0 or more");
@@ -380,8 +395,8 @@ BITMILL_INLINE result<error_metrics> encode(const scheme& s, const weight_view& 
     return detail::encode_plain(s, src, dst, options);
 }
 
-BITMILL_INLINE result<void> decode(const scheme& s, const encoded_view& src, std::size_t rows, std::size_t cols,
-                                   dtype type, void* dst) {
+BITMILL_INLINE result<void> decode(const scheme& s, const encoded_view& src, std::size_t rows,
+                                   std::size_t cols, dtype type, void* dst) {
     const fp_environment environment;
     if (auto checked = check_scheme(s, type, rows, cols); !checked) return checked.error();
     if (rows == 0 || cols == 0) return {};
@@ -404,8 +419,10 @@ BITMILL_INLINE void cast(const weight_view& src, dtype to, void* dst) {
         const auto* from = static_cast<const double*>(src.data);
         for (std::size_t i = 0; i < count; ++i) {
             if (to == dtype::f32) static_cast<float*>(dst)[i] = static_cast<float>(from[i]);
-            if (to == dtype::f16) static_cast<std::uint16_t*>(dst)[i] = f16_from_f32(f32_from_f64_to_odd(from[i]));
-            if (to == dtype::bf16) static_cast<std::uint16_t*>(dst)[i] = bf16_from_f32(f32_from_f64_to_odd(from[i]));
+            if (to == dtype::f16)
+                static_cast<std::uint16_t*>(dst)[i] = f16_from_f32(f32_from_f64_to_odd(from[i]));
+            if (to == dtype::bf16)
+                static_cast<std::uint16_t*>(dst)[i] = bf16_from_f32(f32_from_f64_to_odd(from[i]));
         }
         return;
     }
@@ -436,13 +453,19 @@ BITMILL_INLINE result<value_range> find_range(const weight_view& src) {
 
 BITMILL_INLINE result<double> sum_absmax(const weight_view& src, std::size_t block_size) {
     const fp_environment environment;
+    scheme blocks_of;
+    blocks_of.type = scheme_type::nf4;
+    blocks_of.granularity = granularity::block;
+    blocks_of.group_size = block_size;
+    if (auto sound = check_scheme(blocks_of, src.type, src.rows, src.cols); !sound) return sound.error();
     detail::float_source source(src, 0);
     std::vector<float> absmax(detail::chunk_elements / block_size + 1);
     double sum = 0;
     for (std::size_t start = 0; start < source.elements(); start += detail::chunk_elements) {
         const std::size_t count = std::min(detail::chunk_elements, source.elements() - start);
         const std::size_t blocks = static_cast<std::size_t>(ceil_div(count, block_size));
-        if (kernels::active().absmax_blocks(source.read(start, count), count, block_size, absmax.data()) != blocks)
+        if (kernels::active().absmax_blocks(source.read(start, count), count, block_size, absmax.data()) !=
+            blocks)
             return source.not_finite(start, count);
         for (std::size_t b = 0; b < blocks; ++b) sum += static_cast<double>(absmax[b]);
     }
@@ -457,7 +480,8 @@ BITMILL_INLINE std::optional<cast_obstacle> find_cast_obstacle(const weight_view
     for (std::size_t start = 0; start < source.elements(); start += detail::chunk_elements) {
         const std::size_t count = std::min(detail::chunk_elements, source.elements() - start);
         value_range part;
-        const bool finite = kernels::active().extremes(source.read(start, count), count, &part.low, &part.high);
+        const bool finite =
+            kernels::active().extremes(source.read(start, count), count, &part.low, &part.high);
         if (finite && static_cast<double>(std::max(part.high, -part.low)) < limit) continue;
         for (std::size_t i = start; i < start + count; ++i) {
             const double value = src.type == dtype::f64 ? static_cast<const double*>(src.data)[i]

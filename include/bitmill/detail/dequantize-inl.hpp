@@ -14,7 +14,8 @@ namespace detail {
 
 class dequantizer {
 public:
-    dequantizer(const checkpoint& model, const stored_model& stored, std::optional<dtype> type, const work_options& options)
+    dequantizer(const checkpoint& model, const stored_model& stored, std::optional<dtype> type,
+                const work_options& options)
         : model_(model), stored_(stored), type_(type), runner_(options, total_bytes(stored)) {}
 
     [[nodiscard]] dtype output_type(const stored_tensor& t) const {
@@ -43,13 +44,23 @@ public:
         }
         return runner_.run(
             tiles, footprint,
-            [&](std::size_t, const tile& one, tile_buffers& buffers) { return write_tile(one, buffers, files); },
+            [&](std::size_t, const tile& one, tile_buffers& buffers) {
+                return write_tile(one, buffers, files);
+            },
             [&](const tile& one) {
                 const auto& t = stored_.tensors[one.tensor];
                 const cut c(t, output_type(t));
-                return c.units == 0 ? 0 : t.bytes / c.units * one.count;
+                // Differences of rounded totals add up to all bytes.
+                const auto up_to = [&](std::uint64_t units) {
+                    return static_cast<std::uint64_t>(static_cast<double>(t.bytes) *
+                                                      static_cast<double>(units) /
+                                                      static_cast<double>(c.units));
+                };
+                return up_to(one.first + one.count) - up_to(one.first);
             });
     }
+
+    [[nodiscard]] const progress& now() const { return runner_.now(); }
 
 private:
     // Rows of integer codes, elements of blocks and casts, bytes of copies.
@@ -58,13 +69,15 @@ private:
         std::uint64_t per_tile = tile_bytes / 4;
         std::uint64_t footprint = 0;
         cut(const stored_tensor& t, dtype type) : units(t.elements) {
+            if (t.elements == 0) return;
             if (!t.scheme && type == t.type) {
                 units = t.bytes;
                 per_tile = tile_bytes;
                 footprint = tile_bytes;
             } else if (t.scheme && facts(t.scheme->type).integer) {
                 units = t.shape[0];
-                per_tile = std::max<std::uint64_t>(1, tile_bytes / 4 / std::max<std::uint64_t>(t.shape[1], 1));
+                per_tile =
+                    std::max<std::uint64_t>(1, tile_bytes / 4 / std::max<std::uint64_t>(t.shape[1], 1));
                 footprint = std::min(units, per_tile) * t.shape[1] * 8 + t.shape[1] * 4 + tile_bytes;
             } else {
                 if (t.scheme && t.scheme->double_quant)
@@ -80,9 +93,11 @@ private:
         return sum;
     }
 
-    result<void> read(checkpoint::location at, std::uint64_t offset, std::byte* to, std::uint64_t count) const {
+    result<void> read(checkpoint::location at, std::uint64_t offset, std::byte* to,
+                      std::uint64_t count) const {
         const auto& file = model_.shard(at.shard);
-        auto done = file.file().read_at(file[at.tensor].offset + offset, {to, static_cast<std::size_t>(count)});
+        auto done =
+            file.file().read_at(file[at.tensor].offset + offset, {to, static_cast<std::size_t>(count)});
         if (done) return {};
         error what = done.error();
         what.tensor = std::string(file[at.tensor].name);
@@ -102,8 +117,12 @@ private:
         std::byte* bytes = tile_buffers::grow(buffers.source, one.count * width);
         if (auto done = read(t.codes, one.first * width, bytes, one.count * width); !done) return done;
         std::byte* output = tile_buffers::grow(buffers.output, one.count * element_bytes(type));
-        cast({t.type, bytes, 1, static_cast<std::size_t>(one.count)}, type, output);
-        return files.write(places_[one.tensor], one.first * element_bytes(type), output, one.count * element_bytes(type));
+        const weight_view wide{t.type, bytes, 1, static_cast<std::size_t>(one.count)};
+        if (const auto obstacle = find_cast_obstacle(wide, type); obstacle && !obstacle->not_finite)
+            return unfit(t, one.first + obstacle->index, type);
+        cast(wide, type, output);
+        return files.write(places_[one.tensor], one.first * element_bytes(type), output,
+                           one.count * element_bytes(type));
     }
 
     result<void> write_decoded(const tile& one, const stored_tensor& t, dtype type, tile_buffers& buffers,
@@ -119,14 +138,16 @@ private:
         if (s.granularity == granularity::per_tensor) before.scales = 0;
         // Each part begins at a multiple of 16: scales are read as floats.
         const auto aligned = [](std::uint64_t bytes) { return ceil_div(bytes, 16) * 16; };
-        std::byte* bytes = tile_buffers::grow(buffers.source,
-                                              aligned(sizes.codes) + aligned(sizes.scales) + aligned(sizes.nested_scales));
+        std::byte* bytes = tile_buffers::grow(
+            buffers.source, aligned(sizes.codes) + aligned(sizes.scales) + aligned(sizes.nested_scales));
         encoded_view coded{bytes, bytes + aligned(sizes.codes), nullptr,
                            bytes + aligned(sizes.codes) + aligned(sizes.scales), t.nested_offset};
         if (auto done = read(t.codes, before.codes, coded.codes, sizes.codes); !done) return done;
         if (auto done = read(t.scales, before.scales, coded.scales, sizes.scales); !done) return done;
         if (s.double_quant)
-            if (auto done = read(t.nested_scales, before.nested_scales, coded.nested_scales, sizes.nested_scales); !done)
+            if (auto done =
+                    read(t.nested_scales, before.nested_scales, coded.nested_scales, sizes.nested_scales);
+                !done)
                 return done;
         const std::uint64_t elements = one.count * cols;
         std::byte* output = tile_buffers::grow(buffers.output, elements * element_bytes(type));
@@ -134,7 +155,20 @@ private:
                                static_cast<std::size_t>(rows ? cols : one.count), type, output);
             !done)
             return done;
-        return files.write(places_[one.tensor], one.first * cols * element_bytes(type), output, elements * element_bytes(type));
+        if (const auto obstacle =
+                find_cast_obstacle({type, output, 1, static_cast<std::size_t>(elements)}, type))
+            return unfit(t, one.first * cols + obstacle->index, type);
+        return files.write(places_[one.tensor], one.first * cols * element_bytes(type), output,
+                           elements * element_bytes(type));
+    }
+
+    [[nodiscard]] error unfit(const stored_tensor& t, std::uint64_t element, dtype type) const {
+        return {.code = error_code::bad_input,
+                .message = "element " + std::to_string(element) + " decodes to what " +
+                           std::string(facts(type).torch) +
+                           " cannot hold; choose a wider --dtype, or its scales are damaged",
+                .file = model_.shard(t.codes.shard).file().path(),
+                .tensor = t.name};
     }
 
     const checkpoint& model_;
@@ -151,8 +185,8 @@ inline std::string plain_config(const std::string& text, std::optional<dtype> ty
     return config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
-inline result<mill_report> dequantize(const std::string& path, const std::string& out, std::optional<dtype> type,
-                                      const work_options& options) {
+inline result<mill_report> dequantize(const std::string& path, const std::string& out,
+                                      std::optional<dtype> type, const work_options& options) {
     const stopwatch clock;
     if (type && *type != dtype::f32 && *type != dtype::f16 && *type != dtype::bf16)
         return error{.code = error_code::invalid_argument, .message = "dequantize writes f32, f16 or bf16"};
@@ -176,7 +210,9 @@ inline result<mill_report> dequantize(const std::string& path, const std::string
         if (auto done = files.create(*folder); !done) return done.error();
         if (auto done = work.write(files); !done) return done.error();
         if (auto done = files.finish(*folder); !done) return done.error();
-        if (auto done = complete(*model, plain_config(model->config_text(), type), *folder); !done)
+        if (auto done =
+                complete(*model, plain_config(model->config_text(), type), *folder, options, work.now());
+            !done)
             return done.error();
     }
     report.source = path;
@@ -207,9 +243,10 @@ inline result<mill_report> dequantize(const std::string& path, const std::string
 
 }  // namespace detail
 
-BITMILL_INLINE result<mill_report> dequantize(const std::string& model, const std::string& out, std::optional<dtype> type,
-                                              const work_options& options) {
-    return detail::guard([&]() -> result<mill_report> { return detail::dequantize(model, out, type, options); });
+BITMILL_INLINE result<mill_report> dequantize(const std::string& model, const std::string& out,
+                                              std::optional<dtype> type, const work_options& options) {
+    return detail::guard(
+        model, [&]() -> result<mill_report> { return detail::dequantize(model, out, type, options); });
 }
 
 }  // namespace bitmill

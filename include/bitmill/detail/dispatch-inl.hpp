@@ -6,7 +6,7 @@
 
 namespace bitmill {
 namespace detail {
-#if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(BITMILL_AVX512)
 inline constexpr kernels::table host_table = kernels::kernels_of<xsimd::avx512bw>::make("avx512bw");
 #elif defined(__AVX2__) && defined(__F16C__)
 inline constexpr kernels::table host_table = kernels::kernels_of<xsimd::avx2>::make("avx2");

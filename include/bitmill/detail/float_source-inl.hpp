@@ -29,7 +29,9 @@ public:
         if (scratch_.size() < count) scratch_.resize(count);
         float* dst = scratch_.data();
         switch (view_.type) {
-            case dtype::f16: table_.widen_f16(static_cast<const std::uint16_t*>(view_.data) + index, count, dst); break;
+            case dtype::f16:
+                table_.widen_f16(static_cast<const std::uint16_t*>(view_.data) + index, count, dst);
+                break;
             case dtype::bf16:
                 table_.widen_bf16(static_cast<const std::uint16_t*>(view_.data) + index, count, dst);
                 break;
@@ -38,12 +40,11 @@ public:
                                static_cast<const double*>(view_.data) + index + count, dst,
                                [](double x) { return static_cast<float>(x); });
                 break;
-            default:
-                std::copy_n(static_cast<const float*>(view_.data) + index, count, dst);
-                break;
+            default: std::copy_n(static_cast<const float*>(view_.data) + index, count, dst); break;
         }
         if (threshold_ > 0)
-            std::transform(dst, dst + count, dst, [t = threshold_](float x) { return std::fabs(x) < t ? 0.0f : x; });
+            std::transform(dst, dst + count, dst,
+                           [t = threshold_](float x) { return std::fabs(x) < t ? 0.0f : x; });
         return dst;
     }
 
@@ -65,12 +66,12 @@ private:
     std::vector<float> scratch_;
 };
 
-// f32 sums of values whose squares overflow or vanish say nothing: then add in f64.
-inline void add_sums(error_metrics& metrics, const kernels::sums& fast, const float* src, const float* dst,
-                     std::size_t count) {
-    const bool sound = std::isfinite(fast.src2) && std::isfinite(fast.dst2) && std::isfinite(fast.err2) &&
-                       (fast.src2 > 1e-24 || fast.src2 == 0);
-    if (sound && fast.src2 != 0) return metrics.add(fast, count);
+// The sums over src against dst. f32 sums of values whose squares overflow or vanish say nothing: then add in f64.
+inline void add_sums(error_metrics& metrics, const float* src, const float* dst, std::size_t count) {
+    kernels::sums fast;
+    kernels::active().measure(src, dst, count, &fast);
+    if (fast.src2 > 1e-24 && std::isfinite(fast.src2 + fast.dst2 + fast.err2))
+        return metrics.add(fast, count);
     kernels::sums exact;
     exact.max_err = fast.max_err;
     for (std::size_t i = 0; i < count; ++i) {

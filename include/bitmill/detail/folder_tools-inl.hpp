@@ -54,20 +54,52 @@ inline result<bool> looks_replaceable(int parent_fd, const std::string& name, co
         return false;
     auto entries = list_folder(shown);
     if (!entries) return entries.error();
-    return entries->empty() || std::any_of(entries->begin(), entries->end(), [](const auto& e) {
-               return e.name == "config.json" || e.name.ends_with(".safetensors");
-           });
+    // Many kinds of folder have a config.json; a model has weights beside it.
+    const bool has_config =
+        std::any_of(entries->begin(), entries->end(), [](const auto& e) { return e.name == "config.json"; });
+    const bool has_weights = std::any_of(entries->begin(), entries->end(), [](const auto& e) {
+        return e.name.ends_with(".safetensors") && e.type == std::filesystem::file_type::regular;
+    });
+    return entries->empty() || (has_config && has_weights);
+}
+
+// Lies in a folder that bitmill may delete without asking. A folder of the partial's name without it is the
+// user's. It is the first thing made in the folder and the last that is deleted.
+inline constexpr const char* partial_marker = ".bitmill-partial";
+
+inline bool make_marker(int folder_fd) noexcept {
+    const unique_fd made(
+        ::openat(folder_fd, partial_marker, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
+    return static_cast<bool>(made);
 }
 
 // remove_all never follows a link (libstdc++ works by openat and unlinkat since GCC 11.3).
 inline result<void> empty_folder(const std::string& path) {
     auto entries = list_folder(path);
     if (!entries) return entries.error();
+    const auto is_marker = [](const folder_entry& entry) { return entry.name == partial_marker; };
+    std::stable_partition(entries->begin(), entries->end(),
+                          [&](const auto& entry) { return !is_marker(entry); });
     for (const folder_entry& entry : *entries) {
         std::error_code failed;
         std::filesystem::remove_all(path + "/" + entry.name, failed);
         if (failed) return os_error(failed.value(), "cannot delete", path + "/" + entry.name);
     }
+    return {};
+}
+
+// Empties a partial folder that a killed run left. Errors: invalid_argument where it is not bitmill's.
+inline result<void> claim_partial(int folder_fd, const std::string& path) {
+    auto entries = list_folder(path);
+    if (!entries) return entries.error();
+    const bool ours = std::any_of(entries->begin(), entries->end(),
+                                  [](const folder_entry& entry) { return entry.name == partial_marker; });
+    if (!ours && !entries->empty())
+        return make_error(
+            error_code::invalid_argument,
+            "is needed for unfinished work but holds files that are not bitmill's; move it away", path);
+    if (auto emptied = empty_folder(path); !emptied) return emptied;
+    if (!make_marker(folder_fd)) return os_error(errno, "cannot write to the folder", path);
     return {};
 }
 

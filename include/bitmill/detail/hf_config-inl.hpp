@@ -16,8 +16,8 @@ inline std::string module_of(const planned_tensor& t) { return t.name.substr(0, 
 
 // AutoModel on a ForX checkpoint drops the first part of every name, and ForX on a bare one adds it.
 inline std::string without_base_prefix(const std::string& module) {
-    static constexpr std::array<std::string_view, 9> prefixes{"model", "bert", "roberta", "distilbert", "transformer",
-                                                              "electra", "deberta", "mpnet", "albert"};
+    static constexpr std::array<std::string_view, 9> prefixes{
+        "model", "bert", "roberta", "distilbert", "transformer", "electra", "deberta", "mpnet", "albert"};
     const auto dot = module.find('.');
     if (dot == std::string::npos || !one_of(std::string_view(module).substr(0, dot), prefixes)) return module;
     return module.substr(dot + 1);
@@ -27,7 +27,7 @@ inline std::string without_base_prefix(const std::string& module) {
 inline std::string module_pattern(const std::string& module) {
     std::string escaped = "re:(.*\\.)?";
     for (const char c : without_base_prefix(module)) {
-        if (c == '.') escaped.push_back('\\');
+        if (std::string_view(".+*?()[]{}|^$\\").find(c) != std::string_view::npos) escaped.push_back('\\');
         escaped.push_back(c);
     }
     return escaped + "$";
@@ -37,10 +37,25 @@ inline std::string module_pattern(const std::string& module) {
 // be told to leave them alone.
 inline std::vector<std::string> absent_heads(const mill_plan& plan) {
     static constexpr std::pair<std::string_view, std::string_view> table[] = {
-        {"ForCausalLM", "lm_head"},           {"LMHeadModel", "lm_head"},
-        {"ForConditionalGeneration", "lm_head"}, {"BertForMaskedLM", "cls.predictions.decoder"},
-        {"BertForPreTraining", "cls.predictions.decoder"}, {"RobertaForMaskedLM", "lm_head.decoder"},
-        {"RobertaXLForMaskedLM", "lm_head.decoder"}, {"DistilBertForMaskedLM", "vocab_projector"},
+        {"ForCausalLM", "lm_head"},
+        {"LMHeadModel", "lm_head"},
+        {"ForConditionalGeneration", "lm_head"},
+        {"RobertaForCausalLM", "lm_head.decoder"},
+        {"CamembertForCausalLM", "lm_head.decoder"},
+        {"BertLMHeadModel", "cls.predictions.decoder"},
+        {"BertForMaskedLM", "cls.predictions.decoder"},
+        {"BertForPreTraining", "cls.predictions.decoder"},
+        {"DebertaForMaskedLM", "cls.predictions.decoder"},
+        {"DebertaV2ForMaskedLM", "cls.predictions.decoder"},
+        {"AlbertForMaskedLM", "predictions.decoder"},
+        {"AlbertForPreTraining", "predictions.decoder"},
+        {"RobertaForMaskedLM", "lm_head.decoder"},
+        {"RobertaXLForMaskedLM", "lm_head.decoder"},
+        {"CamembertForMaskedLM", "lm_head.decoder"},
+        {"MPNetForMaskedLM", "lm_head.decoder"},
+        {"ElectraForMaskedLM", "generator_lm_head"},
+        {"DistilBertForMaskedLM", "vocab_projector"},
+        {"ModernBertForMaskedLM", "decoder"},
     };
     std::vector<std::string> heads;
     for (const auto& architecture : plan.architectures) {
@@ -48,7 +63,8 @@ inline std::vector<std::string> absent_heads(const mill_plan& plan) {
             const std::string name(head);
             const bool present = std::any_of(plan.tensors.begin(), plan.tensors.end(),
                                              [&](const auto& t) { return t.name == name + ".weight"; });
-            if (architecture.ends_with(ending) && !present && std::find(heads.begin(), heads.end(), name) == heads.end())
+            if (architecture.ends_with(ending) && !present &&
+                std::find(heads.begin(), heads.end(), name) == heads.end())
                 heads.push_back(name);
         }
     }
@@ -56,18 +72,18 @@ inline std::vector<std::string> absent_heads(const mill_plan& plan) {
 }
 
 inline bool is_kept_linear(const planned_tensor& t) {
-    const bool coded = t.effective && (facts(t.effective->type).integer || facts(t.effective->type).code_book);
-    return !coded && (t.role == tensor_role::linear || t.role == tensor_role::head || t.role == tensor_role::router);
+    const bool coded =
+        t.effective && (facts(t.effective->type).integer || facts(t.effective->type).code_book);
+    return !coded &&
+           (t.role == tensor_role::linear || t.role == tensor_role::head || t.role == tensor_role::router);
 }
 
 inline nlohmann::ordered_json weights_scheme(const scheme& s) {
     static constexpr const char* strategies[] = {"tensor", "channel", "group", "block"};
-    nlohmann::ordered_json out{{"num_bits", facts(s.type).bits},
-                               {"type", "int"},
-                               {"symmetric", s.symmetric},
-                               {"strategy", strategies[static_cast<std::size_t>(s.granularity)]},
-                               {"group_size", nullptr},
-                               {"dynamic", false}};
+    nlohmann::ordered_json out{
+        {"num_bits", facts(s.type).bits}, {"type", "int"},
+        {"symmetric", s.symmetric},       {"strategy", strategies[static_cast<std::size_t>(s.granularity)]},
+        {"group_size", nullptr},          {"dynamic", false}};
     if (s.granularity == granularity::group) out["group_size"] = s.group_size;
     return out;
 }
@@ -80,16 +96,19 @@ inline nlohmann::ordered_json compressed_tensors_config(const mill_plan& plan) {
     std::map<std::string, std::vector<const planned_tensor*>> groups;
     ordered_json ignore = ordered_json::array();
     for (const auto& t : plan.tensors) {
-        if (t.effective && facts(t.effective->type).integer) groups[weights_scheme(*t.effective).dump()].push_back(&t);
-        if (is_kept_linear(t)) ignore.push_back(t.role == tensor_role::head ? module_of(t) : module_pattern(module_of(t)));
+        if (t.effective && facts(t.effective->type).integer)
+            groups[weights_scheme(*t.effective).dump()].push_back(&t);
+        if (is_kept_linear(t))
+            ignore.push_back(t.role == tensor_role::head ? module_of(t) : module_pattern(module_of(t)));
     }
     for (const auto& head : absent_heads(plan)) ignore.push_back(head);
     std::vector<const std::vector<const planned_tensor*>*> by_size;
     for (const auto& [key, members] : groups) by_size.push_back(&members);
-    std::stable_sort(by_size.begin(), by_size.end(), [](const auto* a, const auto* b) { return a->size() > b->size(); });
+    std::stable_sort(by_size.begin(), by_size.end(),
+                     [](const auto* a, const auto* b) { return a->size() > b->size(); });
     ordered_json input_activations = nullptr;
     if (activations)
-        input_activations = {{"num_bits", 8},      {"type", "int"},        {"symmetric", true},
+        input_activations = {{"num_bits", 8},       {"type", "int"},         {"symmetric", true},
                              {"strategy", "token"}, {"group_size", nullptr}, {"dynamic", true}};
     ordered_json config_groups = ordered_json::object();
     for (std::size_t i = 0; i < by_size.size(); ++i) {
@@ -97,11 +116,12 @@ inline nlohmann::ordered_json compressed_tensors_config(const mill_plan& plan) {
         if (i == 0) targets.push_back("Linear");
         if (i != 0)
             for (const auto* t : *by_size[i]) targets.push_back(module_pattern(module_of(*t)));
-        config_groups["group_" + std::to_string(i)] = {{"targets", std::move(targets)},
-                                                       {"weights", weights_scheme(*by_size[i]->front()->effective)},
-                                                       {"input_activations", input_activations},
-                                                       {"output_activations", nullptr},
-                                                       {"format", layout}};
+        config_groups["group_" + std::to_string(i)] = {
+            {"targets", std::move(targets)},
+            {"weights", weights_scheme(*by_size[i]->front()->effective)},
+            {"input_activations", input_activations},
+            {"output_activations", nullptr},
+            {"format", layout}};
     }
     return {{"quant_method", "compressed-tensors"}, {"format", layout},
             {"quantization_status", "compressed"},  {"config_groups", std::move(config_groups)},
@@ -130,7 +150,8 @@ inline nlohmann::ordered_json bitsandbytes_config(const mill_plan& plan, const s
         for (const auto& module : kept) {
             const std::string bare = without_base_prefix(module);
             const auto ends_a_coded = [&](const std::string& text) {
-                return std::any_of(coded.begin(), coded.end(), [&](const auto& one) { return one.ends_with(text); });
+                return std::any_of(coded.begin(), coded.end(),
+                                   [&](const auto& one) { return one.ends_with(text); });
             };
             skip.push_back(!ends_a_coded(bare) ? bare : "^" + module);
         }
@@ -170,7 +191,8 @@ BITMILL_INLINE std::string config_for(const mill_plan& plan, const std::string& 
     const bool coded = std::any_of(plan.tensors.begin(), plan.tensors.end(), [](const auto& t) {
         return t.effective && (facts(t.effective->type).integer || facts(t.effective->type).code_book);
     });
-    if (plan.format == format::plain && (plan.base.type == scheme_type::f16 || plan.base.type == scheme_type::bf16))
+    if (plan.format == format::plain &&
+        (plan.base.type == scheme_type::f16 || plan.base.type == scheme_type::bf16))
         detail::set_config_dtype(config, facts(facts(plan.base.type).plain).torch);
     if (coded && plan.format == format::compressed_tensors)
         config["quantization_config"] = detail::compressed_tensors_config(plan);

@@ -32,7 +32,8 @@ struct tiling {
             units = t.elements;
             per_tile = tile_bytes / 4;  // a multiple of every block size
             // The absmax values are coded in blocks of 256 of their own.
-            if (t.effective->double_quant) per_tile = std::max<std::uint64_t>(per_tile, nested_block * t.effective->group_size);
+            if (t.effective->double_quant)
+                per_tile = std::max<std::uint64_t>(per_tile, nested_block * t.effective->group_size);
         }
     }
     void cut(std::size_t tensor, std::vector<tile>& tiles) const {
@@ -54,14 +55,17 @@ public:
             const planned_tensor& t = plan_.tensors[i];
             if (!needs_scan(t)) continue;
             const tiling cut(t);
-            footprint = std::max(footprint, cut.unit_bytes * std::min(cut.per_tile, cut.units) + scratch_bytes(t));
+            footprint =
+                std::max(footprint, cut.unit_bytes * std::min(cut.per_tile, cut.units) + scratch_bytes(t));
             cut.cut(i, tiles);
         }
         if (tiles.empty()) return {};
         std::vector<finding> findings(tiles.size());
         auto done = runner_.run(
             tiles, footprint,
-            [&](std::size_t at, const tile& one, tile_buffers& buffers) { return scan_tile(one, buffers, findings[at]); },
+            [&](std::size_t at, const tile& one, tile_buffers& buffers) {
+                return scan_tile(one, buffers, findings[at]);
+            },
             [&](const tile& one) { return source_bytes(one); });
         if (!done) return done;
         return settle_findings(tiles, findings);
@@ -84,13 +88,15 @@ public:
             for (std::size_t p = 0; p < t.parts.size(); ++p) {
                 if (t.parts[p].what != output_part::kind::constant) continue;
                 const auto& bytes = t.parts[p].constant;
-                if (auto done = files.write(places_[i][p], 0, reinterpret_cast<const std::byte*>(bytes.data()), bytes.size());
+                if (auto done = files.write(places_[i][p], 0,
+                                            reinterpret_cast<const std::byte*>(bytes.data()), bytes.size());
                     !done)
                     return done;
             }
             const tiling cut(t);
             const std::uint64_t largest = std::min(cut.per_tile, cut.units);
-            footprint = std::max(footprint, cut.unit_bytes * largest + coded_bytes(t, largest).total() + scratch_bytes(t));
+            footprint = std::max(
+                footprint, cut.unit_bytes * largest + coded_bytes(t, largest).total() + scratch_bytes(t));
             cut.cut(i, tiles);
         }
         std::vector<error_metrics> parts(tiles.size());
@@ -107,6 +113,8 @@ public:
         return {};
     }
 
+    [[nodiscard]] const progress& now() const { return runner_.now(); }
+
 private:
     struct finding {
         value_range range;
@@ -122,7 +130,8 @@ private:
         return facts(t.effective->type).integer && t.effective->granularity == granularity::per_tensor;
     }
     [[nodiscard]] bool needs_scan(const planned_tensor& t) const {
-        return t.effective && (options_.keep_non_finite || narrows(t) || per_tensor(t) || t.effective->double_quant);
+        return t.effective &&
+               (options_.keep_non_finite || narrows(t) || per_tensor(t) || t.effective->double_quant);
     }
     [[nodiscard]] std::uint64_t total_work() const {
         std::uint64_t sum = 0;
@@ -134,7 +143,8 @@ private:
     }
     // What the codec holds besides source and codes: a chunk of f32, or a row where a row is longer.
     [[nodiscard]] static std::uint64_t scratch_bytes(const planned_tensor& t) {
-        return 12 * std::max<std::uint64_t>(sums_chunk, t.effective && facts(t.effective->type).integer ? t.cols() : 0);
+        return 12 * std::max<std::uint64_t>(sums_chunk,
+                                            t.effective && facts(t.effective->type).integer ? t.cols() : 0);
     }
     static constexpr std::uint64_t sums_chunk = 3 * kernels::sums_run;
 
@@ -165,17 +175,22 @@ private:
                            static_cast<std::size_t>(rows ? t.cols() : one.count)};
     }
 
-    // A codec's error counts elements within the tile; the caller wants the element of the tensor and its byte.
-    [[nodiscard]] error not_finite(const tile& one, std::uint64_t index, bool is_finite) const {
+    // The codec counts elements within a tile.
+    [[nodiscard]] std::uint64_t element_of(const tile& one, std::uint64_t index) const {
         const planned_tensor& t = plan_.tensors[one.tensor];
         const bool rows = t.effective && facts(t.effective->type).integer;
-        const std::uint64_t element = one.first * (rows ? t.cols() : 1) + index;
-        const std::uint64_t width = element_bytes(t.source_dtype);
-        error what{.code = error_code::bad_input,
-                   .message = (is_finite ? "overflow at element " : "NaN or infinity at element ") +
-                              std::to_string(element) + (is_finite ? "" : "; --nan keep keeps such tensors as they are"),
-                   .offset = model_.shard(t.source.shard)[t.source.tensor].offset + element * width};
-        return name_it(std::move(what), t);
+        return one.first * (rows ? t.cols() : 1) + index;
+    }
+
+    [[nodiscard]] error not_finite(const tile& one, std::uint64_t index) const {
+        const planned_tensor& t = plan_.tensors[one.tensor];
+        const std::uint64_t element = element_of(one, index);
+        const std::uint64_t offset = model_.shard(t.source.shard)[t.source.tensor].offset;
+        return name_it({.code = error_code::bad_input,
+                        .message = "NaN or infinity at element " + std::to_string(element) +
+                                   "; --nan keep keeps such tensors as they are",
+                        .offset = offset + element * element_bytes(t.source_dtype)},
+                       t);
     }
 
     result<void> scan_tile(const tile& one, tile_buffers& buffers, finding& found) const {
@@ -186,7 +201,9 @@ private:
         found.obstacle = find_cast_obstacle(*view, to);
         if (found.obstacle) {
             const std::uint64_t index = found.obstacle->index;
-            if (found.obstacle->not_finite && !options_.keep_non_finite) return not_finite(one, index, false);
+            const bool unusable =
+                found.obstacle->not_finite || !narrows(t);  // f64 beyond f32 has no code either
+            if (unusable && !options_.keep_non_finite) return not_finite(one, index);
             return {};
         }
         if (per_tensor(t)) found.range = find_range(*view).value();
@@ -201,12 +218,13 @@ private:
             planned_tensor& t = plan_.tensors[tiles[at].tensor];
             if (!t.effective) continue;
             if (const auto& obstacle = findings[at].obstacle) {
-                const error what = not_finite(tiles[at], obstacle->index, !obstacle->not_finite);
+                const std::string element =
+                    "element " + std::to_string(element_of(tiles[at], obstacle->index));
                 const std::string target(facts(facts(t.effective->type).plain).name);
-                const std::string reason = obstacle->not_finite
-                                               ? "holds NaN or infinity, first at " + what.message.substr(what.message.find("element"))
-                                               : "an element overflows " + target + ": " + what.message;
-                if (auto kept = keep(t, reason.substr(0, reason.find(';')), options_.strict); !kept) return kept;
+                std::string reason = obstacle->not_finite || !narrows(t)
+                                         ? "holds NaN or infinity, first at " + element
+                                         : element + " overflows " + target;
+                if (auto kept = keep(t, std::move(reason), options_.strict); !kept) return kept;
                 continue;
             }
             if (!t.range) t.range = value_range{};
@@ -226,11 +244,13 @@ private:
         return {};
     }
 
-    result<void> write_tile(const tile& one, tile_buffers& buffers, weight_files& files, error_metrics& measured) const {
+    result<void> write_tile(const tile& one, tile_buffers& buffers, weight_files& files,
+                            error_metrics& measured) const {
         const planned_tensor& t = plan_.tensors[one.tensor];
         auto view = read(one, buffers);
         if (!view) return view.error();
-        if (!t.effective) return files.write(places_[one.tensor][0], one.first, buffers.source.data(), one.count);
+        if (!t.effective)
+            return files.write(places_[one.tensor][0], one.first, buffers.source.data(), one.count);
         const encoded_sizes sizes = coded_bytes(t, one.count);
         std::byte* output = tile_buffers::grow(buffers.output, sizes.total() + 16);
         encoded_view coded{output, output + sizes.codes, nullptr, output + sizes.codes + sizes.scales, 0};
@@ -242,7 +262,7 @@ private:
         auto error_of_tile = encode(*t.effective, *view, coded, how);
         if (!error_of_tile) {
             if (error_of_tile.error().code != error_code::bad_input) return name_it(error_of_tile.error(), t);
-            return not_finite(one, error_of_tile.error().offset, false);
+            return not_finite(one, error_of_tile.error().offset);
         }
         measured = *error_of_tile;
         const encoded_sizes before = coded_bytes(t, one.first);
@@ -250,11 +270,14 @@ private:
             const auto& where = places_[one.tensor][p];
             result<void> done;
             switch (t.parts[p].what) {
-                case output_part::kind::codes: done = files.write(where, before.codes, coded.codes, sizes.codes); break;
+                case output_part::kind::codes:
+                    done = files.write(where, before.codes, coded.codes, sizes.codes);
+                    break;
                 case output_part::kind::scales:
                     // One scale of a whole tensor: every tile knows it, the first writes it.
                     if (!per_tensor(t)) done = files.write(where, before.scales, coded.scales, sizes.scales);
-                    if (per_tensor(t) && one.first == 0) done = files.write(where, 0, coded.scales, sizes.scales);
+                    if (per_tensor(t) && one.first == 0)
+                        done = files.write(where, 0, coded.scales, sizes.scales);
                     break;
                 case output_part::kind::nested_scales:
                     done = files.write(where, before.nested_scales, coded.nested_scales, sizes.nested_scales);
@@ -280,15 +303,18 @@ inline std::vector<std::string> find_warnings(const mill_plan& plan) {
         return t.effective && facts(t.effective->type).code_book && t.rows() % 32 != 0;
     });
     if (awkward != 0)
-        warnings.push_back(std::to_string(awkward) +
-                           " matrices have a count of rows that is no multiple of 32: bitsandbytes 0.50 refuses to run "
-                           "those on CPUs with AVX512-BF16");
-    const bool any = std::any_of(plan.tensors.begin(), plan.tensors.end(), [](const auto& t) { return t.effective; });
+        warnings.push_back(
+            std::to_string(awkward) +
+            " matrices have a count of rows that is no multiple of 32: bitsandbytes 0.50 refuses to run "
+            "those on CPUs with AVX512-BF16");
+    const bool any =
+        std::any_of(plan.tensors.begin(), plan.tensors.end(), [](const auto& t) { return t.effective; });
     if (!any) warnings.push_back("nothing was milled: see the reasons");
     return warnings;
 }
 
-inline mill_report start_report(const checkpoint& model, const mill_plan& plan, const std::vector<error_metrics>& errors) {
+inline mill_report start_report(const checkpoint& model, const mill_plan& plan,
+                                const std::vector<error_metrics>& errors) {
     mill_report report;
     report.requested = to_text(plan.base);
     report.format = to_text(plan.format);
@@ -316,7 +342,8 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan, 
     return report;
 }
 
-inline result<mill_report> quantize(const std::string& path, const std::string& out, const mill_options& options) {
+inline result<mill_report> quantize(const std::string& path, const std::string& out,
+                                    const mill_options& options) {
     const stopwatch clock;
     auto model = checkpoint::open(path);
     if (!model) return model.error();
@@ -348,7 +375,9 @@ inline result<mill_report> quantize(const std::string& path, const std::string& 
     report.bytes = *bytes;
     report.side_bytes = side_file_bytes(*model);
     if (folder)
-        if (auto done = complete(*model, config_for(*plan, model->config_text()), *folder); !done)
+        if (auto done =
+                complete(*model, config_for(*plan, model->config_text()), *folder, options, mill.now());
+            !done)
             return done.error();
     report.seconds = clock.seconds();
     return report;
@@ -356,8 +385,10 @@ inline result<mill_report> quantize(const std::string& path, const std::string& 
 
 }  // namespace detail
 
-BITMILL_INLINE result<mill_report> quantize(const std::string& model, const std::string& out, const mill_options& options) {
-    return detail::guard([&]() -> result<mill_report> { return detail::quantize(model, out, options); });
+BITMILL_INLINE result<mill_report> quantize(const std::string& model, const std::string& out,
+                                            const mill_options& options) {
+    return detail::guard(model,
+                         [&]() -> result<mill_report> { return detail::quantize(model, out, options); });
 }
 
 }  // namespace bitmill

@@ -45,12 +45,14 @@ BITMILL_INLINE result<format> format_from_text(std::string_view text) {
     for (std::size_t i = 1; i < detail::format_names.size(); ++i)
         if (text == detail::format_names[i]) return static_cast<format>(i);
     error what{.code = error_code::invalid_argument,
-               .message = "there is no format '" + std::string(text) + "'; this version writes plain, "
+               .message = "there is no format '" + std::string(text) +
+                          "'; this version writes plain, "
                           "compressed-tensors and bitsandbytes"};
     if (text == "bitmill" || text == "gguf" || text == "pickle") {
         what.code = error_code::unsupported;
-        what.message = "format " + std::string(text) +
-                       " is not written by this version; it writes plain, compressed-tensors and bitsandbytes";
+        what.message =
+            "format " + std::string(text) +
+            " is not written by this version; it writes plain, compressed-tensors and bitsandbytes";
     }
     return what;
 }
@@ -58,9 +60,10 @@ BITMILL_INLINE result<format> format_from_text(std::string_view text) {
 BITMILL_INLINE result<level_choice> level_from_text(std::string_view text) {
     for (const auto& one : detail::level_names)
         if (text == one.name) return one.choice;
-    return error{.code = error_code::invalid_argument,
-                 .message = "there is no level '" + std::string(text) + "'; this version knows " +
-                            detail::list_names(detail::level_names, [](const auto& one) { return one.name; })};
+    return error{
+        .code = error_code::invalid_argument,
+        .message = "there is no level '" + std::string(text) + "'; this version knows " +
+                   detail::list_names(detail::level_names, [](const auto& one) { return one.name; })};
 }
 
 BITMILL_INLINE result<mill_options> options_from_bit_depth(int bit_depth, float weight_threshold,

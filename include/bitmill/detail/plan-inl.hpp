@@ -24,17 +24,21 @@ inline bool one_of(std::string_view text, const std::array<std::string_view, N>&
 
 // module is `name` or ends in ".name".
 inline bool ends_in(std::string_view module, std::string_view name) {
-    return module == name ||
-           (module.ends_with(name) && module.size() > name.size() && module[module.size() - name.size() - 1] == '.');
+    return module == name || (module.ends_with(name) && module.size() > name.size() &&
+                              module[module.size() - name.size() - 1] == '.');
 }
 
-inline constexpr std::array<std::string_view, 7> embedding_names{"wte", "wpe", "shared", "embeddings", "embedding",
-                                                                 "relative_attention_bias", "embed"};
-inline constexpr std::array<std::string_view, 10> head_names{
-    "lm_head", "embed_out", "vocab_projector", "score", "qa_outputs", "classifier", "output_projection",
-    "seq_relationship", "lm_head.decoder", "classifier.out_proj"};
-inline constexpr std::array<std::string_view, 4> conv1d_models{"gpt2", "openai-gpt", "imagegpt", "decision_transformer"};
+inline constexpr std::array<std::string_view, 7> embedding_names{
+    "wte", "wpe", "shared", "embeddings", "embedding", "relative_attention_bias", "embed"};
+inline constexpr std::array<std::string_view, 12> head_names{
+    "lm_head",         "embed_out",           "vocab_projector",     "score",
+    "qa_outputs",      "classifier",          "output_projection",   "seq_relationship",
+    "lm_head.decoder", "classifier.out_proj", "predictions.decoder", "generator_lm_head"};
+inline constexpr std::array<std::string_view, 4> conv1d_models{"gpt2", "openai-gpt", "imagegpt",
+                                                               "decision_transformer"};
 inline constexpr std::array<std::string_view, 4> conv1d_names{"c_attn", "c_proj", "c_fc", "q_attn"};
+inline constexpr std::array<std::string_view, 5> t5_models{"t5", "mt5", "umt5", "longt5",
+                                                           "switch_transformers"};
 inline constexpr std::array<std::string_view, 3> router_names{"gate", "router", "shared_expert_gate"};
 
 inline const char* why_kept(tensor_role role) {
@@ -58,10 +62,13 @@ public:
     static result<pattern_list> compile(const std::vector<std::string>& patterns, const char* option) {
         pattern_list out;
         for (const auto& text : patterns) {
+            // std::regex compiles by recursion.
+            if (text.size() > 1000) return usage(std::string(option) + ": a pattern may have 1000 bytes");
             try {
-                out.patterns_.emplace_back(text, std::regex::ECMAScript | std::regex::optimize);
+                out.patterns_.emplace_back(text, syntax);
             } catch (const std::regex_error& bad) {
-                return usage(std::string(option) + " '" + text + "' is not a regular expression: " + bad.what());
+                return usage(std::string(option) + " '" + text +
+                             "' is not a regular expression: " + bad.what());
             }
         }
         return out;
@@ -73,6 +80,13 @@ public:
     }
 
 private:
+    // libstdc++ can match without backtracking, so that no pattern takes exponential time; it then refuses
+    // back-references.
+#if defined(__GLIBCXX__)
+    static constexpr auto syntax = std::regex::ECMAScript | std::regex_constants::__polynomial;
+#else
+    static constexpr auto syntax = std::regex::ECMAScript;
+#endif
     std::vector<std::regex> patterns_;
 };
 
@@ -93,7 +107,9 @@ inline scheme base_scheme(const mill_options& options) {
         const bool by_default_groups = options.to == scheme_type::int4;
         s.granularity =
             options.granularity.value_or(by_default_groups ? granularity::group : granularity::per_channel);
-        s.group_size = s.granularity != granularity::group ? 0 : options.group_size != 0 ? options.group_size : 128;
+        s.group_size = s.granularity != granularity::group ? 0
+                       : options.group_size != 0           ? options.group_size
+                                                           : 128;
     }
     return s;
 }
@@ -151,30 +167,36 @@ inline result<void> check_container(format container, const scheme& s, const mil
         return usage(std::string("plain holds fp32, fp16 and bf16; ") + type.name + " needs " +
                      (type.integer ? "compressed-tensors" : "bitsandbytes"));
     if (container == format::compressed_tensors && !type.integer)
-        return usage(std::string("compressed-tensors holds int8 and int4; ") + type.name + " needs bitsandbytes");
+        return usage(std::string("compressed-tensors holds int8 and int4; ") + type.name +
+                     " needs bitsandbytes");
     if (container == format::bitsandbytes && !type.code_book)
-        return usage(std::string("bitsandbytes holds nf4 and fp4 here; ") + type.name + " needs compressed-tensors");
+        return usage(std::string("bitsandbytes holds nf4 and fp4 here; ") + type.name +
+                     " needs compressed-tensors");
     if (!s.symmetric)
-        return usage("asymmetric is refused: readers of compressed-tensors 0.20 cannot load zero points, and "
-                     "bitsandbytes has none. GGUF (q4_1) and bitmill's own format can hold them, which this version "
-                     "does not write; encode() codes buffers asymmetrically",
-                     error_code::unsupported);
+        return usage(
+            "asymmetric is refused: readers of compressed-tensors 0.20 cannot load zero points, and "
+            "bitsandbytes has none. GGUF (q4_1) and bitmill's own format can hold them, which this version "
+            "does not write; encode() codes buffers asymmetrically",
+            error_code::unsupported);
     if (options.activation == activation::dynamic_int8 && s.type != scheme_type::int8)
         return usage("activation dynamic-int8 goes with int8 weights");
     return {};
 }
 
-inline result<void> check_options(const mill_options& options, format container, const scheme& base, method chosen) {
+inline result<void> check_options(const mill_options& options, format container, const scheme& base,
+                                  method chosen) {
     const auto& type = facts(options.to);
     if (options.embeddings == embeddings::int8)
-        return usage("embeddings int8 is refused: transformers cannot load a packed embedding; the bitmill format "
-                     "holds it, which this version does not write. fp16 and keep work",
-                     error_code::unsupported);
-    if (!(options.weight_threshold >= 0)) return usage("weight_threshold must be 0 or more");
+        return usage(
+            "embeddings int8 is refused: transformers cannot load a packed embedding; the bitmill format "
+            "holds it, which this version does not write. fp16 and keep work",
+            error_code::unsupported);
+    if (!(options.weight_threshold >= 0 && options.weight_threshold <= 3.4e38f))
+        return usage("weight_threshold must be a number of 0 or more");
     if (options.double_quant && !type.code_book) return usage("double_quant goes with nf4 and fp4");
     if (options.granularity && !type.integer)
-        return usage(std::string("per_tensor, per_channel and group_size go with int8 and int4; ") + type.name +
-                     (type.code_book ? " has block_size" : " has no scales"));
+        return usage(std::string("per_tensor, per_channel and group_size go with int8 and int4; ") +
+                     type.name + (type.code_book ? " has block_size" : " has no scales"));
     if (options.activation == activation::dynamic_int8 && options.to != scheme_type::int8)
         return usage("activation dynamic-int8 goes with int8");
     if (chosen == method::mse && !type.integer) return usage("method mse is for int8 and int4");
@@ -243,6 +265,7 @@ public:
                 wish = plan_.base;
             else
                 t.reason = why_kept(t.role);
+            if (wish && unreadable(t)) wish.reset();
             if (t.role == tensor_role::embedding && options_.embeddings == embeddings::fp16)
                 wish = scheme{.type = scheme_type::f16};
         }
@@ -255,11 +278,27 @@ public:
             t.reason = "excluded";
         }
         if (auto overridden = apply_overrides(t, wish); !overridden) return overridden;
+        if (wish && t.elements == 0) {
+            wish.reset();
+            t.reason = "empty";
+        }
         t.requested = t.effective = wish;
         return wish ? settle(t) : result<void>{};
     }
 
 private:
+    // What a reader could not load although it is a Linear; says why.
+    [[nodiscard]] bool unreadable(planned_tensor& t) const {
+        if (one_of(plan_.model_type, t5_models) && t.name.ends_with(".wo.weight")) {
+            t.reason = "transformers reads T5's wo.weight itself";
+        } else if (plan_.format == format::bitsandbytes && t.name.find(".experts.") != std::string::npos) {
+            t.reason = "transformers 5 fuses experts, which bitsandbytes does not code";
+        } else {
+            return false;
+        }
+        return true;
+    }
+
     result<void> apply_overrides(planned_tensor& t, std::optional<scheme>& wish) const {
         for (const auto& rule : overrides_) {
             if (!rule.pattern.match(t.name)) continue;
@@ -267,8 +306,8 @@ private:
             if (coded && t.role != tensor_role::linear && t.role != tensor_role::head) {
                 if (options_.strict)
                     return error{.code = error_code::invalid_argument,
-                                 .message = std::string("an override asks for ") + facts(rule.to->type).name + ": " +
-                                            why_kept(t.role),
+                                 .message = std::string("an override asks for ") + facts(rule.to->type).name +
+                                            ": " + why_kept(t.role),
                                  .tensor = t.name};
                 continue;
             }
@@ -282,7 +321,7 @@ private:
     // Fits the wish to this tensor.
     result<void> settle(planned_tensor& t) const {
         scheme& s = *t.effective;
-        t.method = s.type == plan_.base.type ? plan_.method
+        t.method = s.type == plan_.base.type     ? plan_.method
                    : s.type == scheme_type::int4 ? method::mse
                                                  : method::absmax;
         if (facts(s.type).integer) {
@@ -299,10 +338,12 @@ private:
             }
         } else if (facts(s.type).code_book) {
             const std::size_t wish = s.group_size;
-            const std::string why = "rows of " + std::to_string(t.cols()) + " are no multiple of " + std::to_string(wish);
+            const std::string why =
+                "rows of " + std::to_string(t.cols()) + " are no multiple of " + std::to_string(wish);
             if (!fit_block(s, t.cols()))
-                return keep(t, why + " nor of a smaller block: bitsandbytes 0.50 misreads such codes on AVX-512 CPUs",
-                            options_.strict);
+                return keep(
+                    t, why + " nor of a smaller block: bitsandbytes 0.50 misreads such codes on AVX-512 CPUs",
+                    options_.strict);
             if (s.group_size != wish) {
                 if (options_.strict)
                     return error{.code = error_code::invalid_argument,
@@ -320,7 +361,8 @@ private:
             if ((same && options_.weight_threshold == 0) || (s.type == scheme_type::f32 && !same)) {
                 t.effective.reset();
                 t.requested.reset();
-                t.reason = same ? "already " + std::string(facts(t.source_dtype).name) : "copied: no scheme for F64";
+                t.reason =
+                    same ? "already " + std::string(facts(t.source_dtype).name) : "copied: no scheme for F64";
             }
         }
         if (t.effective)
@@ -343,7 +385,9 @@ inline result<void> read_model_facts(const checkpoint& model, mill_plan& plan) {
     if (model.config_text().empty()) return {};
     const auto config = nlohmann::json::parse(model.config_text());
     if (const auto found = config.find("quantization_config"); found != config.end() && !found->is_null()) {
-        const std::string how = found->is_object() ? found->value("quant_method", std::string("unknown")) : "unknown";
+        const auto method = found->is_object() ? found->find("quant_method") : found->end();
+        const bool named = found->is_object() && method != found->end() && method->is_string();
+        const std::string how = named ? method->get<std::string>() : "unknown method";
         return error{.code = error_code::bad_input,
                      .message = "the model is quantized already (" + how + "): dequantize it first",
                      .file = model.root() + "/config.json"};
@@ -358,20 +402,20 @@ inline result<void> read_model_facts(const checkpoint& model, mill_plan& plan) {
 
 }  // namespace detail
 
-BITMILL_INLINE tensor_role role_of(std::string_view name, std::size_t rank, dtype type, std::string_view model_type) {
+BITMILL_INLINE tensor_role role_of(std::string_view name, std::size_t rank, dtype type,
+                                   std::string_view model_type) {
     constexpr std::string_view suffix = ".weight";
     if (rank != 2 || !facts(type).weight || !name.ends_with(suffix)) return tensor_role::other;
     const std::string_view module = name.substr(0, name.size() - suffix.size());
     const std::string_view last = detail::last_part(module);
+    for (const auto head : detail::head_names)
+        if (detail::ends_in(module, head)) return tensor_role::head;
     if (last.ends_with("embeddings") || last.ends_with("embedding") || last.starts_with("embed_") ||
         detail::one_of(last, detail::embedding_names))
         return tensor_role::embedding;
     if (detail::one_of(model_type, detail::conv1d_models) && detail::one_of(last, detail::conv1d_names))
         return tensor_role::conv1d;
     if (detail::one_of(last, detail::router_names)) return tensor_role::router;
-    for (const auto head : detail::head_names)
-        if (detail::ends_in(module, head)) return tensor_role::head;
-    if (detail::ends_in(module, "cls.predictions.decoder")) return tensor_role::head;
     return tensor_role::linear;
 }
 
@@ -394,7 +438,8 @@ BITMILL_INLINE result<mill_plan> make_plan(const checkpoint& model, const mill_o
                   : facts(options.to).integer         ? format::compressed_tensors
                   : facts(options.to).code_book       ? format::bitsandbytes
                                                       : format::plain;
-    if (auto sound = detail::check_options(options, plan.format, plan.base, plan.method); !sound) return sound.error();
+    if (auto sound = detail::check_options(options, plan.format, plan.base, plan.method); !sound)
+        return sound.error();
     detail::planner planner(options, plan);
     if (auto ready = planner.prepare(); !ready) return ready.error();
     if (auto read = detail::read_model_facts(model, plan); !read) return read.error();
@@ -417,6 +462,9 @@ BITMILL_INLINE result<mill_plan> make_plan(const checkpoint& model, const mill_o
             plan.tensors.push_back(std::move(t));
         }
     }
+    if (plan.model_type == "modernbert" && plan.format == format::compressed_tensors)
+        plan.warnings.push_back(
+            "transformers 5.23 cannot load a ModernBERT from compressed-tensors: nf4 it can");
     return plan;
 }
 

@@ -23,20 +23,30 @@ public:
     result<stored_model> read() {
         if (!model_.config_text().empty()) {
             const auto config = nlohmann::json::parse(model_.config_text());
-            if (const auto found = config.find("quantization_config"); found != config.end() && found->is_object()) {
-                const auto how = found->find("quant_method");
-                out_.quant_method = how != found->end() && how->is_string() ? how->get<std::string>() : "unknown";
-                if (out_.quant_method == "compressed-tensors") read_bits(*found);
+            if (const auto found = config.find("quantization_config");
+                found != config.end() && !found->is_null()) {
+                out_.quant_method = "unknown";
+                if (found->is_object() && found->contains("quant_method") &&
+                    (*found)["quant_method"].is_string())
+                    out_.quant_method = (*found)["quant_method"].get<std::string>();
+                if (out_.quant_method == "compressed-tensors")
+                    if (auto read = read_groups(*found); !read) return read.error();
             }
         }
-        if (!out_.quant_method.empty() && out_.quant_method != "compressed-tensors" && out_.quant_method != "bitsandbytes")
-            return error{.code = error_code::unsupported,
-                         .message = "quantization method '" + out_.quant_method +
-                                    "' is not read by this version; it reads compressed-tensors and bitsandbytes",
-                         .file = model_.root() + "/config.json"};
-        if (auto done = each([&](const tensor_info& info, checkpoint::location at) { return read_coded(info, at); }); !done)
+        if (!out_.quant_method.empty() && out_.quant_method != "compressed-tensors" &&
+            out_.quant_method != "bitsandbytes")
+            return error{
+                .code = error_code::unsupported,
+                .message = "quantization method '" + out_.quant_method +
+                           "' is not read by this version; it reads compressed-tensors and bitsandbytes",
+                .file = model_.root() + "/config.json"};
+        if (auto done =
+                each([&](const tensor_info& info, checkpoint::location at) { return read_coded(info, at); });
+            !done)
             return done.error();
-        if (auto done = each([&](const tensor_info& info, checkpoint::location at) { return read_plain(info, at); }); !done)
+        if (auto done =
+                each([&](const tensor_info& info, checkpoint::location at) { return read_plain(info, at); });
+            !done)
             return done.error();
         return std::move(out_);
     }
@@ -64,26 +74,49 @@ private:
 
     result<std::string> bytes(location at, std::uint64_t limit) const {
         const tensor_info tensor = info(at);
-        if (tensor.bytes > limit) return bad(tensor, at, "is longer than the " + std::to_string(limit) + " bytes it may have");
+        if (tensor.bytes > limit)
+            return bad(tensor, at, "is longer than the " + std::to_string(limit) + " bytes it may have");
         std::string text(static_cast<std::size_t>(tensor.bytes), '\0');
-        auto done = model_.shard(at.shard).file().read_at(tensor.offset, std::as_writable_bytes(std::span(text.data(), text.size())));
+        auto done = model_.shard(at.shard).file().read_at(
+            tensor.offset, std::as_writable_bytes(std::span(text.data(), text.size())));
         if (!done) return done.error();
         return text;
     }
 
-    // The widths that the groups of a compressed-tensors config use.
-    void read_bits(const nlohmann::json& config) {
+    // The widths that the groups of a compressed-tensors config use; they must all be integers.
+    result<void> read_groups(const nlohmann::json& config) {
+        const auto refuse = [&](const std::string& what) {
+            return error{.code = error_code::unsupported,
+                         .message = "compressed-tensors " + what +
+                                    " is not read by this version; it reads integer "
+                                    "weights of 8 and 4 bits as pack-quantized and int-quantized",
+                         .file = model_.root() + "/config.json"};
+        };
+        const auto text = [](const nlohmann::json& object, const char* key) {
+            const auto found = object.find(key);
+            return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
+        };
         const auto groups = config.find("config_groups");
-        if (groups == config.end() || !groups->is_object()) return;
+        if (groups == config.end() || !groups->is_object()) return {};
+        std::vector<std::string> layouts{text(config, "format")};
         for (const auto& group : *groups) {
-            const auto weights = group.is_object() ? group.find("weights") : group.end();
-            if (!group.is_object() || weights == group.end() || !weights->is_object()) continue;
-            if (const auto bits = weights->find("num_bits"); bits != weights->end() && bits->is_number_unsigned())
+            if (!group.is_object()) continue;
+            layouts.push_back(text(group, "format"));
+            const auto weights = group.find("weights");
+            if (weights == group.end() || !weights->is_object()) continue;
+            if (text(*weights, "type") != "int") return refuse("type '" + text(*weights, "type") + "'");
+            if (const auto bits = weights->find("num_bits");
+                bits != weights->end() && bits->is_number_unsigned())
                 bits_.insert(bits->get<unsigned>());
         }
+        for (const auto& layout : layouts)
+            if (!layout.empty() && layout != "pack-quantized" && layout != "int-quantized")
+                return refuse("format '" + layout + "'");
+        return {};
     }
 
-    result<location> partner(const tensor_info& tensor, location at, const std::string& weight, const std::string& tail) {
+    result<location> partner(const tensor_info& tensor, location at, const std::string& weight,
+                             const std::string& tail) {
         const std::string name = weight + tail;
         const auto found = model_.find(name);
         if (!found) return bad(tensor, at, "'" + name + "', which belongs to it, is missing");
@@ -95,7 +128,8 @@ private:
         const std::string name(tensor.name);
         if (out_.quant_method == "compressed-tensors") {
             constexpr std::string_view packed = "_packed";
-            if (name.ends_with(".weight_packed")) return read_packed(tensor, at, name.substr(0, name.size() - packed.size()));
+            if (name.ends_with(".weight_packed"))
+                return read_packed(tensor, at, name.substr(0, name.size() - packed.size()));
             if (name.ends_with(".weight") && tensor.type == dtype::i8 && model_.find(name + "_scale"))
                 return read_unpacked(tensor, at, name);
         }
@@ -128,13 +162,17 @@ private:
         for (const unsigned width : {8u, 4u}) {
             const bool fits = ceil_div(shape[1] * width, 32) == tensor.shape[1];
             if (!fits || (!bits_.empty() && !bits_.contains(width))) continue;
-            if (bits != 0) return bad(tensor, at, "8 and 4 bits both fit its shape, and config.json allows both");
+            if (bits != 0)
+                return bad(tensor, at, "8 and 4 bits both fit its shape, and config.json allows both");
             bits = width;
         }
         if (bits == 0)
-            return bad(tensor, at, "its words hold neither 8 nor 4 bits a weight as weight_shape and config.json say; "
-                                   "other widths are not read by this version", error_code::unsupported);
-        return add_integers(tensor, at, weight, {shape[0], shape[1]}, bits == 8 ? scheme_type::int8 : scheme_type::int4, true);
+            return bad(tensor, at,
+                       "its words hold neither 8 nor 4 bits a weight as weight_shape and config.json say; "
+                       "other widths are not read by this version",
+                       error_code::unsupported);
+        return add_integers(tensor, at, weight, {shape[0], shape[1]},
+                            bits == 8 ? scheme_type::int8 : scheme_type::int4, true);
     }
 
     result<void> read_unpacked(const tensor_info& tensor, location at, const std::string& weight) {
@@ -146,7 +184,8 @@ private:
                               std::vector<std::uint64_t> shape, scheme_type type, bool packed) {
         for (const char* tail : {"_zero_point", "_g_idx"})
             if (model_.find(weight + tail))
-                return bad(tensor, at, std::string("weight") + tail + " is not read by this version", error_code::unsupported);
+                return bad(tensor, at, std::string("weight") + tail + " is not read by this version",
+                           error_code::unsupported);
         auto scales = partner(tensor, at, weight, "_scale");
         if (!scales) return scales.error();
         const tensor_info scale = info(*scales);
@@ -166,7 +205,8 @@ private:
             s.granularity = granularity::group;
             s.group_size = static_cast<std::size_t>(shape[1] / scale.shape[1]);
         } else {
-            return bad(scale, *scales, "scales must be [1], [out, 1] or [out, groups] with groups that divide a row");
+            return bad(scale, *scales,
+                       "scales must be [1], [out, 1] or [out, groups] with groups that divide a row");
         }
         return add(tensor, at, weight, std::move(shape), scale.type, s, *scales);
     }
@@ -189,10 +229,13 @@ private:
         const auto state = nlohmann::json::parse(*text, nullptr, false);
         const auto number = [&](const char* key) -> std::uint64_t {
             const auto found = state.is_object() ? state.find(key) : state.end();
-            return state.is_object() && found != state.end() && found->is_number_unsigned() ? found->get<std::uint64_t>() : 0;
+            return state.is_object() && found != state.end() && found->is_number_unsigned()
+                       ? found->get<std::uint64_t>()
+                       : 0;
         };
         const auto shape = state.is_object() ? state.value("shape", nlohmann::json()) : nlohmann::json();
-        if (!shape.is_array() || shape.size() != 2 || !shape[0].is_number_unsigned() || !shape[1].is_number_unsigned())
+        if (!shape.is_array() || shape.size() != 2 || !shape[0].is_number_unsigned() ||
+            !shape[1].is_number_unsigned())
             return bad(info(*state_at), *state_at, "must be JSON with a shape of two numbers");
         s.group_size = static_cast<std::size_t>(number("blocksize"));
         const auto type_name = state.value("dtype", nlohmann::json());
@@ -203,13 +246,15 @@ private:
         if (!blocks) return blocks.error();
         s.double_quant = info(*blocks).type == dtype::u8;
         std::vector<std::uint64_t> dims{shape[0].get<std::uint64_t>(), shape[1].get<std::uint64_t>()};
-        if (auto done = add(tensor, at, weight, std::move(dims), type, s, *blocks); !done || !s.double_quant) return done;
+        if (auto done = add(tensor, at, weight, std::move(dims), type, s, *blocks); !done || !s.double_quant)
+            return done;
         stored_tensor& stored = out_.tensors.back();
         auto nested = partner(tensor, at, weight, ".nested_absmax");
         if (!nested) return nested.error();
         const auto offset = state.value("nested_offset", nlohmann::json());
         if (!offset.is_number() || number("nested_blocksize") != nested_block)
-            return bad(info(*state_at), *state_at, "double quantization needs nested_offset and a nested_blocksize of 256");
+            return bad(info(*state_at), *state_at,
+                       "double quantization needs nested_offset and a nested_blocksize of 256");
         stored.nested_scales = *nested;
         stored.nested_offset = static_cast<float>(offset.get<double>());
         const auto sizes = encode_bound(s, stored.shape[0], stored.shape[1]).value();
@@ -219,8 +264,8 @@ private:
     }
 
     // Readers' kernels know one table each; another one in the file would decode to other weights.
-    result<void> check_map(const tensor_info& tensor, location at, const std::string& weight, const char* tail, const float* table,
-                           std::size_t count) {
+    result<void> check_map(const tensor_info& tensor, location at, const std::string& weight,
+                           const char* tail, const float* table, std::size_t count) {
         const auto found = partner(tensor, at, weight, tail);
         if (!found) return found.error();
         auto raw = bytes(*found, count * 4);
@@ -236,18 +281,20 @@ private:
     }
 
     // Sizes must be those that the scheme gives this shape.
-    result<void> add(const tensor_info& tensor, location at, const std::string& weight, std::vector<std::uint64_t> shape,
-                     dtype type, const scheme& s, location scales) {
+    result<void> add(const tensor_info& tensor, location at, const std::string& weight,
+                     std::vector<std::uint64_t> shape, dtype type, const scheme& s, location scales) {
         auto sizes = encode_bound(s, shape[0], shape[1]);
         if (!sizes) return bad(tensor, at, sizes.error().message);
         const tensor_info scale = info(scales);
         if (tensor.bytes != sizes->codes || scale.bytes != sizes->scales)
-            return bad(tensor, at, "a weight of [" + std::to_string(shape[0]) + ", " + std::to_string(shape[1]) + "] as " +
-                                       to_text(s) + " has " + std::to_string(sizes->codes) + " bytes of codes and " +
-                                       std::to_string(sizes->scales) + " of scales, not " + std::to_string(tensor.bytes) +
-                                       " and " + std::to_string(scale.bytes));
+            return bad(tensor, at,
+                       "a weight of [" + std::to_string(shape[0]) + ", " + std::to_string(shape[1]) +
+                           "] as " + to_text(s) + " has " + std::to_string(sizes->codes) +
+                           " bytes of codes and " + std::to_string(sizes->scales) + " of scales, not " +
+                           std::to_string(tensor.bytes) + " and " + std::to_string(scale.bytes));
         if (facts(s.type).code_book)
-            if (auto known = check_map(tensor, at, weight, ".quant_map", book_of(s.type).value, 16); !known) return known;
+            if (auto known = check_map(tensor, at, weight, ".quant_map", book_of(s.type).value, 16); !known)
+                return known;
         stored_tensor stored;
         stored.name = weight;
         stored.elements = shape[0] * shape[1];
@@ -262,12 +309,29 @@ private:
         return {};
     }
 
+    // In a quantized model whatever is left over must be plain: codes that are passed on without their scales
+    // would be other weights.
+    [[nodiscard]] static bool is_orphan(const tensor_info& tensor) {
+        const std::string_view name = tensor.name;
+        for (const std::string_view tail :
+             {".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point", ".weight_g_idx",
+              ".absmax", ".nested_absmax", ".quant_map", ".nested_quant_map", ".SCB", ".weight_format",
+              ".weight_global_scale"})
+            if (name.ends_with(tail)) return true;
+        return name.find(".quant_state.") != std::string_view::npos ||
+               (name.ends_with(".weight") && !facts(tensor.type).weight);
+    }
+
     result<void> read_plain(const tensor_info& tensor, location at) {
         const std::string name(tensor.name);
         if (const auto owner = owner_.find(name); owner != owner_.end()) {
             out_.tensors[index_.at(owner->second)].bytes += tensor.bytes;
             return {};
         }
+        if (!out_.quant_method.empty() && is_orphan(tensor))
+            return bad(
+                tensor, at,
+                "belongs to a coded weight whose other tensors are missing or not known to this version");
         stored_tensor stored;
         stored.name = name;
         stored.shape.assign(tensor.shape.begin(), tensor.shape.end());
@@ -289,7 +353,8 @@ private:
 }  // namespace detail
 
 BITMILL_INLINE result<stored_model> read_stored(const checkpoint& model) {
-    return detail::guard([&]() -> result<stored_model> { return detail::stored_reader(model).read(); });
+    return detail::guard(model.root(),
+                         [&]() -> result<stored_model> { return detail::stored_reader(model).read(); });
 }
 
 }  // namespace bitmill

@@ -19,8 +19,8 @@ namespace bitmill::detail {
 inline constexpr std::uint64_t tile_bytes = std::uint64_t{512} << 10;
 
 struct tile {
-    std::size_t tensor;    // index into the plan
-    std::uint64_t first;   // of the tensor's units: rows, elements or bytes
+    std::size_t tensor;   // index into the plan
+    std::uint64_t first;  // of the tensor's units: rows, elements or bytes
     std::uint64_t count;
 };
 
@@ -46,12 +46,14 @@ public:
     // work(tile index, tile, buffers) -> result<void>; bytes(tile) is what progress counts, footprint the
     // memory of the largest tile. Stops at the first error; of several the one of the lowest tile is returned.
     template <class Work, class Bytes>
-    result<void> run(const std::vector<tile>& tiles, std::uint64_t footprint, const Work& work, const Bytes& bytes) {
+    result<void> run(const std::vector<tile>& tiles, std::uint64_t footprint, const Work& work,
+                     const Bytes& bytes) {
         const std::uint64_t fitting = options_.memory_limit / std::max<std::uint64_t>(footprint, 1);
         if (fitting == 0)
             return error{.code = error_code::out_of_memory,
                          .message = "one tile needs " + std::to_string((footprint >> 20) + 1) +
-                                    " MiB, the memory limit is " + std::to_string(options_.memory_limit >> 20) +
+                                    " MiB, the memory limit is " +
+                                    std::to_string(options_.memory_limit >> 20) +
                                     " MiB: raise --memory-limit"};
         free_.clear();
         free_.resize(static_cast<std::size_t>(std::min<std::uint64_t>(fitting, threads_)));
@@ -72,6 +74,8 @@ public:
         if (failure_) return *failure_;
         return {};
     }
+
+    [[nodiscard]] const progress& now() const { return progress_; }
 
 private:
     template <class Work>
@@ -113,7 +117,13 @@ private:
         }
         progress_.done_bytes += bytes;
         if (stop_ || !options_.on_progress) return;
-        if (!options_.on_progress(progress_)) fail(index, {.code = error_code::cancelled, .message = "cancelled"});
+        bool go_on = false;
+        try {
+            go_on = options_.on_progress(progress_);
+        } catch (...) {
+            // The host's exception cannot cross the threads; it wants an end, and gets one.
+        }
+        if (!go_on) fail(index, {.code = error_code::cancelled, .message = "cancelled"});
     }
 
     void fail(std::size_t index, const error& what) {

@@ -12,12 +12,13 @@
 #include <bitmill/io/atomic_folder.hpp>
 #include <bitmill/io/checkpoint.hpp>
 #include <bitmill/io/safetensors.hpp>
+#include <bitmill/mill/options.hpp>
 
 namespace bitmill::detail {
 
 // The one place where what is thrown becomes an error: by regular expressions, JSON, allocation.
 template <class Body>
-auto guard(const Body& body) -> decltype(body()) {
+auto guard(const std::string& model, const Body& body) -> decltype(body()) {
     try {
         return body();
     } catch (const exception& failure) {
@@ -28,7 +29,7 @@ auto guard(const Body& body) -> decltype(body()) {
         return error{.code = error_code::invalid_argument,
                      .message = std::string("a regular expression is too complex: ") + failure.what()};
     } catch (const std::exception& failure) {
-        return error{.code = error_code::bad_input, .message = failure.what()};
+        return error{.code = error_code::bad_input, .message = failure.what(), .file = model};
     }
 }
 
@@ -53,13 +54,19 @@ public:
     };
     place add(std::size_t shard, tensor_spec spec, std::uint64_t bytes) {
         tensor_bytes_ += bytes;
-        weight_map_[spec.name] = name_of(shard);
+        if (!weight_map_.emplace(spec.name, name_of(shard)).second && collision_.code == error_code::ok) {
+            collision_ = {.code = error_code::bad_input,
+                          .message = "two tensors of the output would have this name; exclude one of them",
+                          .file = model_.shard(shard).file().path(),
+                          .tensor = spec.name};
+        }
         specs_[shard].push_back(std::move(spec));
         return {shard, specs_[shard].size() - 1};
     }
 
     // Exact size of all files together. Errors: two tensors of one name.
     [[nodiscard]] result<std::uint64_t> file_bytes() const {
+        if (collision_.code != error_code::ok) return collision_;
         std::uint64_t sum = 0;
         for (const auto& shard : specs_) {
             try {
@@ -91,7 +98,8 @@ public:
         if (!model_.sharded()) return {};
         using nlohmann::ordered_json;
         ordered_json metadata = ordered_json::object();
-        if (!model_.index_metadata_text().empty()) metadata = ordered_json::parse(model_.index_metadata_text());
+        if (!model_.index_metadata_text().empty())
+            metadata = ordered_json::parse(model_.index_metadata_text());
         metadata["total_size"] = tensor_bytes_;
         const ordered_json index{{"metadata", std::move(metadata)}, {"weight_map", weight_map_}};
         return write_file(folder.path_of("model.safetensors.index.json"), index.dump(2) + "\n");
@@ -106,29 +114,41 @@ private:
     std::vector<std::vector<tensor_spec>> specs_;
     std::vector<safetensors_writer> writers_;
     std::map<std::string, std::string> weight_map_;
+    error collision_;
     std::uint64_t tensor_bytes_ = 0;
 };
 
-inline result<void> copy_side_file(const checkpoint& model, const std::string& name, const atomic_folder& folder) {
+// After the tiles progress stands at its end, but cancelling still works.
+inline result<void> ask_to_go_on(const work_options& options, const progress& now) {
+    if (!options.on_progress || options.on_progress(now)) return {};
+    return error{.code = error_code::cancelled, .message = "cancelled"};
+}
+
+inline result<void> copy_side_file(const checkpoint& model, const std::string& name,
+                                   const atomic_folder& folder, const work_options& options,
+                                   const progress& now) {
     auto from = model.open_side(name);
     if (!from) return from.error();
     auto to = output_file::create(folder.path_of(name));
     if (!to) return to.error();
     std::vector<std::byte> buffer(static_cast<std::size_t>(std::min<std::uint64_t>(from->size(), 1u << 20)));
     for (std::uint64_t at = 0; at < from->size(); at += buffer.size()) {
-        const std::span<std::byte> piece(buffer.data(),
-                                         static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), from->size() - at)));
+        const std::span<std::byte> piece(buffer.data(), static_cast<std::size_t>(std::min<std::uint64_t>(
+                                                            buffer.size(), from->size() - at)));
         if (auto done = from->read_at(at, piece); !done) return done;
         if (auto done = to->write_at(at, piece); !done) return done;
+        if (auto go = ask_to_go_on(options, now); !go) return go;
     }
     return to->finish();
 }
 
 // Everything of the output that is not weights, then the swap.
-inline result<void> complete(const checkpoint& model, const std::string& config, atomic_folder& folder) {
+inline result<void> complete(const checkpoint& model, const std::string& config, atomic_folder& folder,
+                             const work_options& options, const progress& now) {
     if (auto done = write_file(folder.path_of("config.json"), config); !done) return done;
     for (const auto& side : model.side_files())
-        if (auto done = copy_side_file(model, side.name, folder); !done) return done;
+        if (auto done = copy_side_file(model, side.name, folder, options, now); !done) return done;
+    if (auto go = ask_to_go_on(options, now); !go) return go;
     return folder.commit();
 }
 

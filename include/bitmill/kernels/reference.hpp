@@ -87,7 +87,8 @@ inline std::size_t choose_int(const float* src, const int_layout& layout, const 
                 lane_sum xq;
                 lane_sum qq;
                 for (std::size_t i = 0; i < layout.group; ++i) {
-                    const float q = std::nearbyint(clamp(src[i] * trials[t].inverse, trials[t].low, trials[t].high));
+                    const float q =
+                        std::nearbyint(clamp(src[i] * trials[t].inverse, trials[t].low, trials[t].high));
                     xq.lane[i % 16] += src[i] * q;
                     qq.lane[i % 16] += q * q;
                 }
@@ -107,12 +108,22 @@ inline std::size_t choose_int(const float* src, const int_layout& layout, const 
                 }
             }
         };
+        const auto loss = [&](const scale_and_zero& how, float unit) {
+            lane_sum sum;
+            for (std::size_t i = 0; i < layout.group; ++i) {
+                const float q = std::nearbyint(clamp(src[i] / how.scale + how.zero, limits.low, limits.high));
+                const float err = (src[i] - (q - how.zero) * how.scale) * unit;
+                sum.lane[i % 16] += err * err;
+            }
+            return sum.fold();
+        };
         zeros[g] = 0;
         if (rule.symmetric) {
-            scales[g] = rule.search ? search_symmetric(high >= -low ? high : low, limits, rule.scale, compare, score)
+            scales[g] = rule.search ? search_symmetric(high >= -low ? high : low, limits, rule.scale, compare,
+                                                       score, loss)
                                     : symmetric_scale(std::max(high, -low), limits, rule.scale);
         } else {
-            scales[g] = rule.search ? search_asymmetric(low, high, limits, rule.scale, &zeros[g], score)
+            scales[g] = rule.search ? search_asymmetric(low, high, limits, rule.scale, &zeros[g], score, loss)
                                     : asymmetric_scale(low, high, limits, rule.scale, &zeros[g]);
         }
     }
@@ -145,7 +156,7 @@ inline void decode_int(const std::uint8_t* src, const int_layout& layout, unsign
     const int_limits limits(bits);
     for (std::size_t g = 0; g < layout.groups; ++g, src += layout.stride, dst += layout.group) {
         for (std::size_t i = 0; i < layout.group; ++i) {
-            const unsigned code = bits == 8     ? static_cast<unsigned>(src[i] ^ layout.flip)
+            const unsigned code = bits == 8    ? static_cast<unsigned>(src[i] ^ layout.flip)
                                   : i % 2 == 0 ? src[i / 2] & 15u
                                                : static_cast<unsigned>(src[i / 2] >> 4);
             dst[i] = (static_cast<float>(code) - (zeros[g] - limits.low)) * scales[g];
@@ -220,7 +231,8 @@ inline void narrow_bf16(const float* src, std::size_t count, std::uint16_t* dst)
     for (std::size_t i = 0; i < count; ++i) dst[i] = bf16_from_f32(src[i]);
 }
 
-inline constexpr table kernels{"reference", choose_int, encode_int,  decode_int,  extremes,   absmax_blocks, encode_book,
-                               decode_book, widen_f16,  widen_bf16,  narrow_f16,  narrow_bf16, measure};
+inline constexpr table kernels{"reference",   choose_int,  encode_int,  decode_int, extremes,
+                               absmax_blocks, encode_book, decode_book, widen_f16,  widen_bf16,
+                               narrow_f16,    narrow_bf16, measure};
 
 }  // namespace bitmill::kernels::reference

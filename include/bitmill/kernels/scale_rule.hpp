@@ -16,7 +16,8 @@ struct int_limits {
     float high;    // 2^(bits-1) - 1
     float levels;  // 2^bits - 1
     constexpr explicit int_limits(unsigned bits)
-        : low(bits == 8 ? -128.0f : -8.0f), high(bits == 8 ? 127.0f : 7.0f), levels(bits == 8 ? 255.0f : 15.0f) {}
+        : low(bits == 8 ? -128.0f : -8.0f), high(bits == 8 ? 127.0f : 7.0f),
+          levels(bits == 8 ? 255.0f : 15.0f) {}
 };
 
 struct fit_sums {
@@ -33,18 +34,15 @@ struct fit_sums {
     return scale;
 }
 
-[[nodiscard]] constexpr float below_in_bf16(float x) {  // x > 0
-    return f32_from_bf16(static_cast<std::uint16_t>(__builtin_bit_cast(std::uint32_t, x) >> 16));
-}
-
 // A scale of 0 becomes the machine epsilon of its type, as compressed-tensors does: all codes are then 0
 // for a group of zeros, and nothing divides by 0. A scale whose largest code would decode to infinity becomes
-// the largest whose does not (that takes weights above 3.37e38).
-[[nodiscard]] constexpr float usable_scale(float scale, float largest_code, scale_type type) {
-    const float cap = 3.4028235e38f / largest_code;
-    if (round_scale(scale, type) > (type == scale_type::f16 ? 65504.0f : cap))
-        return type == scale_type::f16 ? 65504.0f : type == scale_type::f32 ? cap : below_in_bf16(cap);
+// the largest whose does not (that takes weights above 3.37e38). `codes`: a power of two that no |q - zero| passes.
+[[nodiscard]] constexpr float usable_scale(float scale, float codes, scale_type type) {
+    // The largest bf16 over a power of two is a bf16, too: one bound serves f32 and bf16. (Masking an f32 down to
+    // a bf16 in one branch of a choice is dropped by GCC 12.2 at -O1 and up.)
+    const float cap = type == scale_type::f16 ? 65504.0f : 0x1.fep127f / codes;
     const float rounded = round_scale(scale, type);
+    if (rounded > cap) return cap;
     if (rounded != 0) return rounded;
     return type == scale_type::f16 ? 0x1p-10f : type == scale_type::bf16 ? 0x1p-7f : 0x1p-23f;
 }
@@ -53,19 +51,22 @@ struct fit_sums {
     return (x + 12582912.0f) - 12582912.0f;
 }
 
-[[nodiscard]] constexpr float clamp(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+[[nodiscard]] constexpr float clamp(float x, float low, float high) {
+    return x < low ? low : x > high ? high : x;
+}
 
 [[nodiscard]] constexpr float symmetric_scale(float most, const int_limits& limits, scale_type type) {
     return usable_scale(most / (limits.levels / 2), -limits.low, type);
 }
 
 // low <= 0 <= high. The range of two huge values may overflow; their shares do not.
-[[nodiscard]] constexpr float asymmetric_scale(float low, float high, const int_limits& limits, scale_type type,
-                                               float* zero) {
+[[nodiscard]] constexpr float asymmetric_scale(float low, float high, const int_limits& limits,
+                                               scale_type type, float* zero) {
     const float range = high - low;
     const bool overflows = !(range <= 3.402823466e38f);
     const float scale =
-        usable_scale(overflows ? high / limits.levels - low / limits.levels : range / limits.levels, limits.levels, type);
+        usable_scale(overflows ? high / limits.levels - low / limits.levels : range / limits.levels,
+                     limits.levels + 1, type);
     *zero = round_half_even(clamp(limits.low - low / scale, limits.low, limits.high));
     return scale;
 }
@@ -91,7 +92,8 @@ struct best_fit {
 
     constexpr bool offer(const fit_sums& sums, float zero_point) {
         if (!(sums.qq > 0)) return false;
-        const double gain = static_cast<double>(sums.xq) * static_cast<double>(sums.xq) / static_cast<double>(sums.qq);
+        const double gain =
+            static_cast<double>(sums.xq) * static_cast<double>(sums.xq) / static_cast<double>(sums.qq);
         const float fitted = sums.xq / sums.qq;
         const float size = fitted < 0 ? -fitted : fitted;
         if (!(gain > score) || !(size <= 1e36f) || size == 0) return false;
@@ -115,6 +117,21 @@ inline void refine(best_fit& best, const int_limits& limits, const Fit& fit) {
 
 [[nodiscard]] constexpr bool is_finite(float x) { return x - x == 0; }
 
+struct scale_and_zero {
+    float scale;
+    float zero;
+};
+
+// The search fits unrounded scales; what is stored is rounded. So the two that could be stored are compared by the
+// squared error that encoding leaves: `mse` is never worse than `absmax`.
+template <class Loss>
+[[nodiscard]] inline scale_and_zero better_of(scale_and_zero found, scale_and_zero plain, const Loss& loss) {
+    if (found.scale == 0 || !is_finite(found.scale)) return plain;
+    // In units of a scale, where no ordinary weight's square overflows or vanishes.
+    const float unit = 1.0f / plain.scale;
+    return loss(found, unit) < loss(plain, unit) ? found : plain;
+}
+
 // The symmetric search compares its trials in 16-bit integers, twice the lanes of f32 and exact in any order:
 // x becomes x16 = rint(x * reach / |extreme|), a trial's codes are q = clamp((x16 * factor + 2^14) >> 15).
 struct quick_trial {
@@ -129,16 +146,18 @@ struct quick_sums {
 };
 
 // The largest |x16|: the sum of 4096 products of x16 and q fits 31 bits (4095 * 128 * 4096 < 2^31).
-[[nodiscard]] constexpr float quick_reach(const int_limits& limits) { return limits.low == -8 ? 2047.0f : 4095.0f; }
+[[nodiscard]] constexpr float quick_reach(const int_limits& limits) {
+    return limits.low == -8 ? 2047.0f : 4095.0f;
+}
 inline constexpr std::size_t quick_run = 4096;
 
 // The signed extreme maps near -2^(bits-1), so the scale is negative where the extreme is positive and all
 // 2^bits codes serve. Eight trial scales from a tenth above the range down to 0.59 of it (long groups gain
 // from clipping their tail), then four around the best of them. `quick(trials, count, sums)` compares, `fit` then
 // gives the scale of the best.
-template <class Quick, class Fit>
-[[nodiscard]] inline float search_symmetric(float extreme, const int_limits& limits, scale_type type, const Quick& quick,
-                                            const Fit& fit) {
+template <class Quick, class Fit, class Loss>
+[[nodiscard]] inline float search_symmetric(float extreme, const int_limits& limits, scale_type type,
+                                            const Quick& quick, const Fit& fit, const Loss& loss) {
     constexpr float coarse[] = {0.91f, 0.97f, 1.03f, 1.10f, 1.19f, 1.30f, 1.46f, 1.70f};
     constexpr float fine[] = {0.97f, 0.985f, 1.015f, 1.03f};
     const float sign = extreme < 0 ? -1.0f : 1.0f;
@@ -151,7 +170,8 @@ template <class Quick, class Fit>
         quick_sums sums[8];
         for (int i = 0; i < count; ++i) {
             const auto factor = static_cast<std::int16_t>(round_half_even(step * around * shares[i]));
-            trials[i] = {factor, static_cast<std::int16_t>(limits.low), static_cast<std::int16_t>(limits.high)};
+            trials[i] = {factor, static_cast<std::int16_t>(limits.low),
+                         static_cast<std::int16_t>(limits.high)};
         }
         quick(trials, count, sums);
         for (int i = 0; i < count; ++i) {
@@ -174,15 +194,14 @@ template <class Quick, class Fit>
         best.offer(sums, 0);
         refine(best, limits, fit);
     }
-    const float scale = round_scale(best.scale, type);
-    if (scale != 0 && is_finite(scale)) return scale;
-    return symmetric_scale(size, limits, type);
+    const scale_and_zero plain{symmetric_scale(size, limits, type), 0};
+    return better_of({round_scale(best.scale, type), 0}, plain, loss).scale;
 }
 
 // 12 shrunken ranges, the zero point rounded down and up.
-template <class Fit>
+template <class Fit, class Loss>
 [[nodiscard]] inline float search_asymmetric(float low, float high, const int_limits& limits, scale_type type,
-                                             float* zero, const Fit& fit) {
+                                             float* zero, const Fit& fit, const Loss& loss) {
     constexpr int shrinks = 12;
     const float min_max = asymmetric_scale(low, high, limits, type, zero);
     const float exact_zero = clamp(limits.low - low / min_max, limits.low, limits.high);
@@ -200,10 +219,10 @@ template <class Fit>
         for (int i = 0; i < 2 * shrinks; ++i) best.offer(sums[i], points[i % 2]);
     }
     refine(best, limits, fit);
-    const float scale = round_scale(best.scale, type);
-    if (!(scale > 0) || !is_finite(scale)) return min_max;
-    *zero = best.zero;
-    return scale;
+    const scale_and_zero chosen =
+        better_of({round_scale(best.scale, type), best.zero}, {min_max, *zero}, loss);
+    *zero = chosen.zero;
+    return chosen.scale;
 }
 
 }  // namespace bitmill::kernels

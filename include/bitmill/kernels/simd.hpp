@@ -51,9 +51,10 @@ struct kernels_of {
 
     static void measure(const float* src, const float* dst, std::size_t count, sums* total) {
         running_sums run;
-        for_each_16(src, count, [&](const lanes& x, std::size_t i, std::size_t n) __attribute__((always_inline)) {
-            run.add(x, n == 16 ? load<Arch>(dst + i) : load_first<Arch>(dst + i, n), total);
-        });
+        for_each_16(src, count,
+                    [&](const lanes& x, std::size_t i, std::size_t n) __attribute__((always_inline)) {
+                        run.add(x, n == 16 ? load<Arch>(dst + i) : load_first<Arch>(dst + i, n), total);
+                    });
         run.flush(total);
     }
 
@@ -101,7 +102,8 @@ struct kernels_of {
             BITMILL_UNROLL
             for (std::size_t t = 0; t < N; ++t) {
                 const lanes scaled = x * spread<Arch>(trials[t].inverse);
-                const lanes bounded = lower(higher(scaled, spread<Arch>(trials[t].low)), spread<Arch>(trials[t].high));
+                const lanes bounded =
+                    lower(higher(scaled, spread<Arch>(trials[t].low)), spread<Arch>(trials[t].high));
                 const lanes q = round_small(bounded);
                 xq[t] = xq[t] + x * q;
                 qq[t] = qq[t] + q * q;
@@ -119,8 +121,25 @@ struct kernels_of {
         for (; t < total; ++t) fit_together<1>(src, count, trials + t, sums + t);
     }
 
-    static BITMILL_FLATTEN void quick_four(const std::int16_t* src, std::size_t count, const quick_trial* trials,
-                                           quick_sums* sums) {
+    // Of encoding with this scale and zero, as encode_int rounds; errors are multiplied by `unit` first.
+    static float squared_error(const float* src, std::size_t count, const scale_and_zero& how,
+                               const int_limits& limits, float unit) {
+        const lanes scale = spread<Arch>(how.scale);
+        const lanes zero = spread<Arch>(how.zero);
+        const lanes bottom = spread<Arch>(limits.low);
+        const lanes top = spread<Arch>(limits.high);
+        const lanes factor = spread<Arch>(unit);
+        lanes sum = spread<Arch>(0);
+        for_each_16(src, count, [&](const lanes& x, std::size_t, std::size_t) __attribute__((always_inline)) {
+            const lanes q = round_small(lower(higher(x / scale + zero, bottom), top));
+            const lanes err = (x - (q - zero) * scale) * factor;
+            sum = sum + err * err;
+        });
+        return p::fold(sum);
+    }
+
+    static BITMILL_FLATTEN void quick_four(const std::int16_t* src, std::size_t count,
+                                           const quick_trial* trials, quick_sums* sums) {
         using words = typename p::words;
         words factor[4];
         words xq[4];
@@ -152,25 +171,26 @@ struct kernels_of {
     }
 
     // Trials share their limits and come in fours.
-    static void quick(const float* src, std::size_t count, float to_words, const quick_trial* trials, int total,
-                      quick_sums* sums) {
+    static void quick(const float* src, std::size_t count, float to_words, const quick_trial* trials,
+                      int total, quick_sums* sums) {
         for (int t = 0; t < total; ++t) sums[t] = {};
         const lanes scale = spread<Arch>(to_words);
         alignas(64) std::int16_t run[quick_run];
         for (std::size_t start = 0; start < count; start += quick_run) {
             const std::size_t size = count - start < quick_run ? count - start : quick_run;
             std::size_t filled = 0;
-            for_each_16(src + start, size, [&](const lanes& x, std::size_t i, std::size_t) __attribute__((always_inline)) {
-                p::store_words(x * scale, run + i);
-                filled = i + 16;
-            });
+            for_each_16(src + start, size,
+                        [&](const lanes& x, std::size_t i, std::size_t) __attribute__((always_inline)) {
+                            p::store_words(x * scale, run + i);
+                            filled = i + 16;
+                        });
             for (; filled % 32 != 0; ++filled) run[filled] = 0;
             for (int t = 0; t < total; t += 4) quick_four(run, filled, trials + t, sums + t);
         }
     }
 
-    static std::size_t choose_int(const float* src, const int_layout& layout, const int_rule& rule, float* scales,
-                                  float* zeros) {
+    static std::size_t choose_int(const float* src, const int_layout& layout, const int_rule& rule,
+                                  float* scales, float* zeros) {
         const int_limits limits(rule.bits);
         for (std::size_t g = 0; g < layout.groups; ++g, src += layout.group) {
             const std::uint32_t bits = absmax_bits(src, layout.group);
@@ -187,24 +207,28 @@ struct kernels_of {
             const auto score = [&](const fit_trial* trials, int total, fit_sums* sums) {
                 fit(src, layout.group, trials, total, sums);
             };
+            const auto loss = [&](const scale_and_zero& how, float unit) {
+                return squared_error(src, layout.group, how, limits, unit);
+            };
             if (rule.symmetric) {
                 const float to_words = quick_reach(limits) / most;
                 const auto compare = [&](const quick_trial* trials, int total, quick_sums* sums) {
                     quick(src, layout.group, to_words, trials, total, sums);
                 };
-                scales[g] = search_symmetric(high >= -low ? high : low, limits, rule.scale, compare, score);
+                scales[g] =
+                    search_symmetric(high >= -low ? high : low, limits, rule.scale, compare, score, loss);
             } else if (!rule.search) {
                 scales[g] = asymmetric_scale(low, high, limits, rule.scale, &zeros[g]);
             } else {
-                scales[g] = search_asymmetric(low, high, limits, rule.scale, &zeros[g], score);
+                scales[g] = search_asymmetric(low, high, limits, rule.scale, &zeros[g], score, loss);
             }
         }
         return layout.groups;
     }
 
     template <unsigned Bits, bool Measured>
-    static void encode_int_as(const float* src, const int_layout& layout, const float* scales, const float* zeros,
-                              std::uint8_t* dst, sums* total) {
+    static void encode_int_as(const float* src, const int_layout& layout, const float* scales,
+                              const float* zeros, std::uint8_t* dst, sums* total) {
         const int_limits limits(Bits);
         const lanes bottom = spread<Arch>(limits.low);
         const lanes top = spread<Arch>(limits.high);
@@ -212,27 +236,28 @@ struct kernels_of {
         for (std::size_t g = 0; g < layout.groups; ++g, src += layout.group, dst += layout.stride) {
             const lanes scale = spread<Arch>(scales[g]);
             const lanes zero = spread<Arch>(zeros[g]);
-            for_each_16(src, layout.group, [&](const lanes& x, std::size_t i, std::size_t n) __attribute__((always_inline)) {
-                const lanes q = round_small(lower(higher(x / scale + zero, bottom), top));
-                const auto codes = p::to_bytes(q - bottom);
-                if constexpr (Bits == 8) {
-                    if (n == 16) {
-                        p::store_bytes(p::flip(codes, layout.flip), dst + i);
-                    } else {
-                        alignas(16) std::uint8_t all[16];
-                        p::store_bytes(p::flip(codes, layout.flip), all);
-                        for (std::size_t k = 0; k < n; ++k) dst[i + k] = all[k];
-                    }
-                } else if (n == 16) {
-                    p::store_nibbles_low_first(codes, dst + i / 2);
-                } else {
-                    alignas(16) std::uint8_t all[8];
-                    p::store_nibbles_low_first(codes, all);
-                    if (n % 2 != 0) all[n / 2] &= 0x0f;  // the nibble past the end is 0
-                    for (std::size_t k = 0; k < (n + 1) / 2; ++k) dst[i / 2 + k] = all[k];
-                }
-                if constexpr (Measured) run.add(x, (q - zero) * scale, total);
-            });
+            for_each_16(src, layout.group,
+                        [&](const lanes& x, std::size_t i, std::size_t n) __attribute__((always_inline)) {
+                            const lanes q = round_small(lower(higher(x / scale + zero, bottom), top));
+                            const auto codes = p::to_bytes(q - bottom);
+                            if constexpr (Bits == 8) {
+                                if (n == 16) {
+                                    p::store_bytes(p::flip(codes, layout.flip), dst + i);
+                                } else {
+                                    alignas(16) std::uint8_t all[16];
+                                    p::store_bytes(p::flip(codes, layout.flip), all);
+                                    for (std::size_t k = 0; k < n; ++k) dst[i + k] = all[k];
+                                }
+                            } else if (n == 16) {
+                                p::store_nibbles_low_first(codes, dst + i / 2);
+                            } else {
+                                alignas(16) std::uint8_t all[8];
+                                p::store_nibbles_low_first(codes, all);
+                                if (n % 2 != 0) all[n / 2] &= 0x0f;  // the nibble past the end is 0
+                                for (std::size_t k = 0; k < (n + 1) / 2; ++k) dst[i / 2 + k] = all[k];
+                            }
+                            if constexpr (Measured) run.add(x, (q - zero) * scale, total);
+                        });
         }
         if constexpr (Measured) run.flush(total);
     }
@@ -275,8 +300,8 @@ struct kernels_of {
         if constexpr (Stream) end_stream();
     }
 
-    static void decode_int(const std::uint8_t* src, const int_layout& layout, unsigned bits, const float* scales,
-                           const float* zeros, float* dst, bool stream) {
+    static void decode_int(const std::uint8_t* src, const int_layout& layout, unsigned bits,
+                           const float* scales, const float* zeros, float* dst, bool stream) {
         if (bits == 8) {
             stream ? decode_int_as<8, true>(src, layout, scales, zeros, dst)
                    : decode_int_as<8, false>(src, layout, scales, zeros, dst);
@@ -309,20 +334,21 @@ struct kernels_of {
             const bool is_short = size < block;
             const lanes scale = spread<Arch>(*absmax);
             const lanes inverse = spread<Arch>(1.0f / book_absmax(*absmax));
-            for_each_16(src + start, size, [&](const lanes& x, std::size_t i, std::size_t n) __attribute__((always_inline)) {
-                alignas(16) std::uint8_t codes[16];
-                lanes values;
-                book.encode(is_short ? x / scale : x * inverse, codes, values);
-                std::uint8_t* to = dst + (start + i) / 2;
-                if (n == 16) {
-                    p::store_nibbles_high_first(p::load_bytes(codes), to);
-                } else {
-                    alignas(16) std::uint8_t packed[8];
-                    p::store_nibbles_high_first(p::load_bytes(codes), packed);
-                    for (std::size_t k = 0; k < (n + 1) / 2; ++k) to[k] = packed[k];
-                }
-                if constexpr (Measured) run.add(x, values * scale, total);
-            });
+            for_each_16(src + start, size,
+                        [&](const lanes& x, std::size_t i, std::size_t n) __attribute__((always_inline)) {
+                            alignas(16) std::uint8_t codes[16];
+                            lanes values;
+                            book.encode(is_short ? x / scale : x * inverse, codes, values);
+                            std::uint8_t* to = dst + (start + i) / 2;
+                            if (n == 16) {
+                                p::store_nibbles_high_first(p::load_bytes(codes), to);
+                            } else {
+                                alignas(16) std::uint8_t packed[8];
+                                p::store_nibbles_high_first(p::load_bytes(codes), packed);
+                                for (std::size_t k = 0; k < (n + 1) / 2; ++k) to[k] = packed[k];
+                            }
+                            if constexpr (Measured) run.add(x, values * scale, total);
+                        });
         }
         if constexpr (Measured) run.flush(total);
     }
@@ -334,8 +360,8 @@ struct kernels_of {
     }
 
     template <bool Stream>
-    static void decode_book_as(const std::uint8_t* src, std::size_t count, std::size_t block, const float* absmax,
-                               const code_book& facts, float* dst) {
+    static void decode_book_as(const std::uint8_t* src, std::size_t count, std::size_t block,
+                               const float* absmax, const code_book& facts, float* dst) {
         const typename p::book book(facts);
         for (std::size_t start = 0; start < count; start += block, ++absmax) {
             const std::size_t size = count - start < block ? count - start : block;
@@ -358,15 +384,16 @@ struct kernels_of {
         if constexpr (Stream) end_stream();
     }
 
-    static void decode_book(const std::uint8_t* src, std::size_t count, std::size_t block, const float* absmax,
-                            const code_book& facts, float* dst, bool stream) {
+    static void decode_book(const std::uint8_t* src, std::size_t count, std::size_t block,
+                            const float* absmax, const code_book& facts, float* dst, bool stream) {
         stream ? decode_book_as<true>(src, count, block, absmax, facts, dst)
                : decode_book_as<false>(src, count, block, absmax, facts, dst);
     }
 
     static constexpr table make(const char* name) {
-        return {name,        choose_int,    encode_int,    decode_int,     finite_extremes, absmax_blocks, encode_book,
-                decode_book, p::widen_f16,  p::widen_bf16, p::narrow_f16,  p::narrow_bf16,  measure};
+        return {name,          choose_int,     encode_int,  decode_int,   finite_extremes,
+                absmax_blocks, encode_book,    decode_book, p::widen_f16, p::widen_bf16,
+                p::narrow_f16, p::narrow_bf16, measure};
     }
 };
 

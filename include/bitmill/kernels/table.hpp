@@ -19,7 +19,11 @@ struct sums {
     float max_err = 0;
 };
 
-enum class scale_type : std::uint8_t { f32, f16, bf16 };
+enum class scale_type : std::uint8_t {
+    f32,
+    f16,
+    bf16
+};
 
 // How a group of floats becomes integers q in [-2^(bits-1), 2^(bits-1) - 1], x ~ (q - zero) * scale.
 struct int_rule {
@@ -52,7 +56,8 @@ struct table {
 
     // Chooses scale and zero of every group, scale rounded to rule.scale. Returns the index of the first
     // group that holds a NaN or an infinity, or `groups`.
-    std::size_t (*choose_int)(const float* src, const int_layout&, const int_rule&, float* scales, float* zeros);
+    std::size_t (*choose_int)(const float* src, const int_layout&, const int_rule&, float* scales,
+                              float* zeros);
     // q = clamp(rint(x / scale + zero)). `total` may be null.
     void (*encode_int)(const float* src, const int_layout&, unsigned bits, const float* scales,
                        const float* zeros, std::uint8_t* dst, sums* total);

@@ -14,7 +14,8 @@ namespace bitmill {
 // Mills `model` (a Hugging Face folder or one .safetensors file) into the folder `out`, which appears whole or
 // not at all. The same bytes for every instruction set, thread count and memory limit.
 // Errors: bad_input (names file, tensor, offset), invalid_argument, unsupported, io, out_of_memory (the memory
-// limit is smaller than one tile), cancelled. On an error nothing is left behind.
+// limit is smaller than one tile), cancelled. On an error `out` is what it was and nothing is left beside it; only
+// an io error whose message begins "the new folder is in place" comes after the swap.
 [[nodiscard]] result<mill_report> quantize(const std::string& model, const std::string& out,
                                            const mill_options& options);
 
@@ -26,6 +27,6 @@ namespace bitmill {
 }  // namespace bitmill
 
 #if !defined(BITMILL_COMPILED_LIB)
-#include <bitmill/detail/mill-inl.hpp>
 #include <bitmill/detail/dequantize-inl.hpp>
+#include <bitmill/detail/mill-inl.hpp>
 #endif

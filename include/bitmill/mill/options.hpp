@@ -17,14 +17,26 @@ namespace bitmill {
 
 // Container and conventions of the output. `automatic`: plain for fp32, fp16 and bf16, compressed_tensors for
 // int8 and int4, bitsandbytes for nf4 and fp4.
-enum class format : std::uint8_t { automatic, plain, compressed_tensors, bitsandbytes };
+enum class format : std::uint8_t {
+    automatic,
+    plain,
+    compressed_tensors,
+    bitsandbytes
+};
 [[nodiscard]] const char* to_text(format value) noexcept;
 [[nodiscard]] result<format> format_from_text(std::string_view text);
 
 // What a reader does with the inputs of a milled Linear. dynamic_int8 writes W8A8 (int-quantized).
-enum class activation : std::uint8_t { floating, dynamic_int8 };
+enum class activation : std::uint8_t {
+    floating,
+    dynamic_int8
+};
 
-enum class embeddings : std::uint8_t { keep, fp16, int8 };
+enum class embeddings : std::uint8_t {
+    keep,
+    fp16,
+    int8
+};
 
 // "int8", "int4", "nf4", "fp4", "fp16", "bf16", "fp32", and the names of torchao's pipeline:
 // int8_weight_only, int4_weight_only, int8_dynamic (which also sets the activation).
@@ -35,7 +47,7 @@ struct level_choice {
 [[nodiscard]] result<level_choice> level_from_text(std::string_view text);
 
 struct progress {
-    std::uint64_t done_bytes = 0;   // of the source
+    std::uint64_t done_bytes = 0;  // of the source
     std::uint64_t total_bytes = 0;
 };
 
@@ -44,10 +56,10 @@ struct work_options {
     // Cap on working memory, in bytes: whole-process RSS stays below it + 64 MiB. It bounds how many tiles are
     // in flight and changes no byte of the output.
     std::uint64_t memory_limit = std::uint64_t{256} << 20;
-    unsigned threads = 0;            // 0: one per core
-    parallel_for run;                // the host's own threads; empty: ours
-    bool force = false;              // replace an output that exists
-    bool dry_run = false;            // plan and report exact sizes, write nothing
+    unsigned threads = 0;  // 0: one per core
+    parallel_for run;      // the host's own threads; empty: ours
+    bool force = false;    // replace an output that exists
+    bool dry_run = false;  // plan and report exact sizes, write nothing
     // Called after every tile, from any thread, one call at a time. Returning false cancels.
     std::function<bool(const progress&)> on_progress;
 };
@@ -60,17 +72,17 @@ struct mill_options : work_options {
     std::size_t block_size = 64;                      // nf4, fp4
     bool double_quant = false;
     bool symmetric = true;
-    std::optional<bitmill::method> method;            // unset: int4 mse, else absmax
+    std::optional<bitmill::method> method;  // unset: int4 mse, else absmax
     bitmill::activation activation = activation::floating;
     bitmill::embeddings embeddings = embeddings::keep;
-    std::vector<std::string> include;                 // ECMAScript regular expressions, searched in tensor names
+    std::vector<std::string> include;  // ECMAScript regular expressions, searched in tensor names
     std::vector<std::string> exclude;
-    std::vector<std::string> override;                // "RE=SCHEME", SCHEME as in scheme_from_text; the last wins
-    bool strict = false;                              // a deviation from the request is an error
-    float weight_threshold = 0;                       // |w| below it becomes 0; 0: off
+    std::vector<std::string> override;  // "RE=SCHEME", SCHEME as in scheme_from_text; the last wins
+    bool strict = false;                // a deviation from the request is an error
+    float weight_threshold = 0;         // |w| below it becomes 0; 0: off
     // per_tensor only: false takes one range for the whole model instead of each tensor's own.
     bool dynamic_range = true;
-    bool keep_non_finite = false;                     // keep tensors with NaN or Inf instead of refusing the model
+    bool keep_non_finite = false;  // keep tensors with NaN or Inf instead of refusing the model
 };
 
 // System B's three settings: bit_depth 8 = int8 per tensor, 16 = fp16, 32 = copy and prune only;

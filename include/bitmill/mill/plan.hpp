@@ -22,11 +22,18 @@ enum class tensor_role : std::uint8_t {
     router,     // picks experts: small, and readers expect it in float
     other,      // biases, norms, tensors of other ranks, non-floats
 };
-[[nodiscard]] tensor_role role_of(std::string_view name, std::size_t rank, dtype type, std::string_view model_type);
+[[nodiscard]] tensor_role role_of(std::string_view name, std::size_t rank, dtype type,
+                                  std::string_view model_type);
 
 // One tensor of the output that belongs to a tensor of the source.
 struct output_part {
-    enum class kind : std::uint8_t { copy, codes, scales, nested_scales, constant };
+    enum class kind : std::uint8_t {
+        copy,
+        codes,
+        scales,
+        nested_scales,
+        constant
+    };
     kind what = kind::copy;
     std::string name;
     dtype type = dtype::u8;
@@ -63,9 +70,9 @@ struct planned_tensor {
 struct mill_plan {
     bitmill::format format = format::plain;
     bitmill::activation activation = activation::floating;
-    scheme base;                          // what the options ask of a Linear
+    scheme base;  // what the options ask of a Linear
     bitmill::method method = bitmill::method::absmax;
-    std::string model_type;               // from config.json, "" where there is none
+    std::string model_type;  // from config.json, "" where there is none
     std::vector<std::string> architectures;
     std::vector<planned_tensor> tensors;  // shard by shard, in file order
     std::vector<std::string> warnings;
@@ -87,7 +94,7 @@ struct mill_plan {
 }  // namespace bitmill
 
 #if !defined(BITMILL_COMPILED_LIB)
-#include <bitmill/detail/plan-inl.hpp>
-#include <bitmill/detail/layout-inl.hpp>
 #include <bitmill/detail/hf_config-inl.hpp>
+#include <bitmill/detail/layout-inl.hpp>
+#include <bitmill/detail/plan-inl.hpp>
 #endif

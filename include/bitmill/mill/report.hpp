@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include <bitmill/core/config.hpp>
 #include <bitmill/codec/metrics.hpp>
+#include <bitmill/core/config.hpp>
 #include <bitmill/core/dtype.hpp>
 
 namespace bitmill {
@@ -15,20 +15,20 @@ struct tensor_report {
     std::string name;
     std::vector<std::uint64_t> shape;
     dtype source_dtype = dtype::f32;
-    std::string requested;   // "int4 group 128", or "keep"
-    std::string effective;   // what was done
-    std::string reason;      // why effective is not what was requested, or why nothing was requested
+    std::string requested;  // "int4 group 128", or "keep"
+    std::string effective;  // what was done
+    std::string reason;     // why effective is not what was requested, or why nothing was requested
     std::uint64_t elements = 0;
     std::uint64_t source_bytes = 0;
-    std::uint64_t bytes = 0;          // with scales and all else that belongs to it
-    bool measured = false;            // coded, and not a dry run: error is valid
+    std::uint64_t bytes = 0;  // with scales and all else that belongs to it
+    bool measured = false;    // coded, and not a dry run: error is valid
     error_metrics error;
 };
 
 struct mill_report {
     std::string source;
     std::string output;
-    std::string requested;   // "int8 per_channel"
+    std::string requested;  // "int8 per_channel"
     std::string format;
     std::string method;
     bool dry_run = false;
@@ -45,7 +45,8 @@ struct mill_report {
     [[nodiscard]] double bits_per_weight() const;
     // Error over all coded tensors together.
     [[nodiscard]] error_metrics error() const;
-    // One JSON object; the keys are documented in docs of the command line. indent < 0: one line.
+    // One JSON object with the fields above, by the same names, and the ratios that follow from them; numbers that
+    // are not finite (the SNR of an exact copy) are null. indent < 0: one line.
     [[nodiscard]] std::string json(int indent = 2) const;
 };
 
