@@ -7,6 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <bitmill/detail/plan-inl.hpp>
 #include <bitmill/mill/plan.hpp>
 
 namespace bitmill {
