@@ -462,9 +462,11 @@ BITMILL_INLINE result<mill_plan> make_plan(const checkpoint& model, const mill_o
             plan.tensors.push_back(std::move(t));
         }
     }
-    if (plan.model_type == "modernbert" && plan.format == format::compressed_tensors)
-        plan.warnings.push_back(
-            "transformers 5.23 cannot load a ModernBERT from compressed-tensors: nf4 it can");
+    // Their classes initialise a Linear's weight by name, which compressed modules do not have.
+    if (plan.format == format::compressed_tensors &&
+        (plan.model_type == "modernbert" || detail::one_of(plan.model_type, detail::t5_models)))
+        plan.warnings.push_back("transformers 5.23 cannot load " + plan.model_type +
+                                " from compressed-tensors; it can from bitsandbytes (nf4)");
     return plan;
 }
 

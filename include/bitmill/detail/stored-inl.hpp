@@ -252,7 +252,8 @@ private:
         auto nested = partner(tensor, at, weight, ".nested_absmax");
         if (!nested) return nested.error();
         const auto offset = state.value("nested_offset", nlohmann::json());
-        if (!offset.is_number() || number("nested_blocksize") != nested_block)
+        if (!offset.is_number() || !(std::fabs(offset.get<double>()) <= 1e38) ||
+            number("nested_blocksize") != nested_block)
             return bad(info(*state_at), *state_at,
                        "double quantization needs nested_offset and a nested_blocksize of 256");
         stored.nested_scales = *nested;
