@@ -47,6 +47,10 @@ def one_line(done):
         ["quantize", "{model}", "-o", "{out}", "--to", "nf4", "--block-size", "48"],
         ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--per-tensor", "--group-size", "32"],
         ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--memory-limit", "lots"],
+        ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--memory-limit", "-1"],
+        ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--weight-threshold", "inf"],
+        ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--block-size", "64"],
+        ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--include", "(" * 2000],
         ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--threads", "x"],
         ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--include", "("],
         ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--nan", "maybe"],
@@ -419,3 +423,17 @@ def test_interrupt_leaves_nothing(sent, bitmill_path, tmp_path):
         assert child.returncode == 130 or (delay == 0.02 and child.returncode == -sent), (codes, err)
         assert leftovers(tmp_path) == ["source"]
     assert 130 in codes
+
+
+# --- what a report or a pattern may not do -------------------------------------------------------------------
+
+
+def test_a_lost_report_is_an_error(bitmill_path, tiny):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([bitmill_path, "inspect", tiny, "--json"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 4 and "standard output" in done.stderr
+
+
+def test_no_pattern_takes_exponential_time(bitmill_path, tiny):
+    command = [bitmill_path, "quantize", tiny, "--to", "int8", "--dry-run", "--exclude", "(([a-z.]+)+)+!"]
+    assert subprocess.run(command, capture_output=True, timeout=20).returncode == 0

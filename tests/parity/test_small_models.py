@@ -165,3 +165,29 @@ def test_sharded_model(scheme, small_model, bitmill, tmp_path, portable_bitsandb
     ours = load_model(tmp_path / "q", cls, dtype=torch.float32)
     other = load_model(tmp_path / "one", cls, dtype=torch.float32)
     assert torch.equal(logits(ours), logits(other))
+
+
+TIED_HEADS = {
+    "AlbertForMaskedLM": ("AlbertConfig", dict(BERT, embedding_size=32)),
+    "BertLMHeadModel": ("BertConfig", dict(BERT, is_decoder=True)),
+    "CamembertForMaskedLM": ("CamembertConfig", BERT),
+    "ElectraForMaskedLM": ("ElectraConfig", dict(BERT, embedding_size=32)),
+    "MPNetForMaskedLM": ("MPNetConfig", {k: v for k, v in BERT.items() if k != "type_vocab_size"}),
+    "RobertaForMaskedLM": ("RobertaConfig", BERT),
+}
+
+
+@pytest.mark.parametrize("cls", TIED_HEADS)
+def test_tied_heads_that_no_file_holds_are_ignored(cls, bitmill, tmp_path):
+    import transformers
+
+    config_class, options = TIED_HEADS[cls]
+    options = {k: v for k, v in options.items() if k != "num_labels"}
+    torch.manual_seed(3)
+    config = getattr(transformers, config_class)(**options)
+    getattr(transformers, cls)(config).save_pretrained(str(tmp_path / "source"))
+    bitmill("quantize", tmp_path / "source", "-o", tmp_path / "q", "--to", "int8")
+    bitmill("dequantize", tmp_path / "q", "-o", tmp_path / "d")
+    reference = logits(load_model(tmp_path / "d", cls, dtype=torch.float32))
+    ours = logits(load_model(tmp_path / "q", cls, dtype=torch.float32))
+    assert (ours - reference).norm() <= 1e-5 * reference.norm()
