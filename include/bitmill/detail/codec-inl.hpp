@@ -15,7 +15,7 @@ namespace bitmill {
 namespace detail {
 
 // From here on a decoded matrix will not be found in a cache anyway: writing past them spares the read of every
-// line (int8 to 256 MiB of f32, two threads of a Zen 4: about 24 GB/s without, 42 with).
+// line that is about to be overwritten.
 inline constexpr std::size_t stream_bytes = std::size_t{8} << 20;
 
 inline error refuse(std::string message, error_code code = error_code::invalid_argument) {
