@@ -8,6 +8,7 @@
 #include <bitmill/detail/dequantize-inl.hpp>
 #include <bitmill/detail/file-inl.hpp>
 #include <bitmill/detail/hf_config-inl.hpp>
+#include <bitmill/detail/inspect-inl.hpp>
 #include <bitmill/detail/layout-inl.hpp>
 #include <bitmill/detail/mill-inl.hpp>
 #include <bitmill/detail/options-inl.hpp>

@@ -10,12 +10,14 @@
 #include <bitmill/core/dtype.hpp>
 #include <bitmill/core/error.hpp>
 #include <bitmill/core/half.hpp>
+#include <bitmill/core/memory.hpp>
 #include <bitmill/core/parallel.hpp>
 #include <bitmill/io/atomic_folder.hpp>
 #include <bitmill/io/checkpoint.hpp>
 #include <bitmill/io/file.hpp>
 #include <bitmill/io/safetensors.hpp>
 #include <bitmill/kernels/dispatch.hpp>
+#include <bitmill/mill/inspect.hpp>
 #include <bitmill/mill/mill.hpp>
 #include <bitmill/mill/options.hpp>
 #include <bitmill/mill/plan.hpp>

@@ -11,7 +11,7 @@ struct quantize_flags {
     std::string to;
     std::string format;
     std::string method;
-    std::string activation = "float";
+    std::string activation;
     std::string embeddings = "keep";
     std::string nan = "error";
     bool per_tensor = false;
@@ -39,11 +39,19 @@ bitmill::result<void> quantize_flags::finish() {
         if (!chosen) return chosen.error();
         options.format = *chosen;
     }
-    if (method == "absmax") options.method = bitmill::method::absmax;
-    if (method == "mse") options.method = bitmill::method::mse;
-    if (activation == "dynamic-int8") options.activation = bitmill::activation::dynamic_int8;
-    if (embeddings == "fp16") options.embeddings = bitmill::embeddings::fp16;
-    if (embeddings == "int8") options.embeddings = bitmill::embeddings::int8;
+    if (!method.empty()) {
+        const auto chosen = bitmill::method_from_text(method);
+        if (!chosen) return chosen.error();
+        options.method = *chosen;
+    }
+    if (!activation.empty()) {
+        const auto chosen = bitmill::activation_from_text(activation);
+        if (!chosen) return chosen.error();
+        options.activation = *chosen;
+    }
+    const auto chosen_embeddings = bitmill::embeddings_from_text(embeddings);
+    if (!chosen_embeddings) return chosen_embeddings.error();
+    options.embeddings = *chosen_embeddings;
     options.keep_non_finite = nan == "keep";
     options.symmetric = !asymmetric;
     const bool by_group = group_option->count() != 0;
@@ -84,14 +92,10 @@ void add_quantize(CLI::App& app, action& chosen) {
     verb.add_flag("--double-quant", options.double_quant, "nf4, fp4: store the scales in 8 bits");
     verb.add_flag("--asymmetric", flags->asymmetric,
                   "refused for formats whose readers cannot load zero points");
-    verb.add_option("--method", flags->method, "absmax or mse (default: int4 mse, else absmax)")
-        ->check(CLI::IsMember({"absmax", "mse"}));
-    verb.add_option("--activation", flags->activation, "float or dynamic-int8 (int8 only: W8A8)")
-        ->check(CLI::IsMember({"float", "dynamic-int8"}))
-        ->capture_default_str();
-    verb.add_option("--embeddings", flags->embeddings, "keep, fp16")
-        ->check(CLI::IsMember({"keep", "fp16", "int8"}))
-        ->capture_default_str();
+    verb.add_option("--method", flags->method, "absmax or mse (default: int4 mse, else absmax)");
+    verb.add_option("--activation", flags->activation,
+                    "float or dynamic-int8 (int8 only: W8A8; default: by level)");
+    verb.add_option("--embeddings", flags->embeddings, "keep, fp16")->capture_default_str();
     verb.add_option("--include", options.include, "code only tensors whose name matches RE (repeatable)")
         ->allow_extra_args(false);
     verb.add_option("--exclude", options.exclude, "keep tensors whose name matches RE (repeatable)")

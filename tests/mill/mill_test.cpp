@@ -498,3 +498,42 @@ TEST_CASE("mill: the report is JSON and its sums are those of its rows") {
     CHECK(holds(report.json(-1), "\"coded_bits_per_weight\":"));
     CHECK_FALSE(holds(report.json(-1), "\n"));
 }
+
+TEST_CASE("mill: the log names what begins, what deviates and what ends; a log that throws stops nothing") {
+    const temp_folder temp;
+    put_model(temp / "model", bert_tensors());
+    mill_options options = level(scheme_type::nf4);
+    std::vector<std::string> lines;
+    std::vector<std::string> warnings;
+    options.on_log = [&](bitmill::log_level kind, const std::string& line) {
+        (kind == bitmill::log_level::warning ? warnings : lines).push_back(line);
+    };
+    const auto report = bitmill::quantize(temp / "model", temp / "out", options).value();
+    REQUIRE(lines.size() >= 2);
+    CHECK(holds(lines.front(), "quantize "));
+    CHECK(holds(lines.back(), "wrote "));
+    std::size_t deviations = 0;
+    for (const auto& one : report.tensors) deviations += one.requested != one.effective;
+    CHECK(deviations > 0);
+    CHECK(lines.size() == 2 + deviations);
+    CHECK(warnings == report.warnings);
+    CHECK(!warnings.empty());
+
+    options.on_log = [](bitmill::log_level, const std::string&) { throw std::runtime_error("full"); };
+    options.force = true;
+    CHECK(bitmill::quantize(temp / "model", temp / "out", options));
+}
+
+TEST_CASE("mill: a host pool that loses a task is an error, and the output is not half a model") {
+    const temp_folder temp;
+    put_model(temp / "model", bert_tensors());
+    mill_options options = level(scheme_type::int8);
+    options.run = [](std::size_t count, const bitmill::task_fn& task) {
+        for (std::size_t i = 0; i + 1 < count; ++i) task(i);
+    };
+    const auto done = bitmill::quantize(temp / "model", temp / "out", options);
+    REQUIRE(!done);
+    CHECK(done.error().code == error_code::invalid_argument);
+    CHECK(holds(done.error().message, "parallel_for"));
+    CHECK(!std::filesystem::exists(temp / "out"));
+}

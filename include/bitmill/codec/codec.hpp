@@ -10,17 +10,29 @@
 #include <bitmill/codec/metrics.hpp>
 #include <bitmill/codec/scheme.hpp>
 #include <bitmill/core/error.hpp>
+#include <bitmill/core/memory.hpp>
 
 namespace bitmill {
 
-// Row-major and without gaps, rows * cols elements of f32, f16, bf16 or f64, aligned to their size.
-// A Linear weight is [out, in]: rows are outputs, groups run along a row.
-struct weight_view {
+// A matrix of f32, f16, bf16 or f64, aligned to their size. A Linear weight is [out, in]: rows are outputs, groups
+// run along a row. Strides count elements, may be negative, and 0 stands for a matrix without gaps: row_stride
+// cols, col_stride 1. `data` points to the element of row 0 and column 0.
+template <class Pointer>
+struct strided_matrix {
     dtype type = dtype::f32;
-    const void* data = nullptr;
+    Pointer data = nullptr;
     std::size_t rows = 0;
     std::size_t cols = 0;
+    std::ptrdiff_t row_stride = 0;
+    std::ptrdiff_t col_stride = 0;
+
+    [[nodiscard]] bool dense() const noexcept {
+        return (col_stride == 0 || col_stride == 1 || cols <= 1) &&
+               (row_stride == 0 || row_stride == static_cast<std::ptrdiff_t>(cols) || rows <= 1);
+    }
 };
+using weight_view = strided_matrix<const void*>;  // read
+using matrix_view = strided_matrix<void*>;        // written
 
 // Sizes, in bytes, of the parts of an encoded matrix; 0 where a scheme has no such part.
 struct encoded_sizes {
@@ -62,6 +74,7 @@ struct encode_options {
     std::optional<float> nested_offset;
     // Off: encode returns zero sums and runs faster.
     bool measure = true;
+    memory_source memory = nullptr;  // scratch: some rows of f32, with double_quant an f32 for every block
 };
 
 // Whether the scheme can hold a rows x cols matrix of this dtype. Errors: invalid_argument, unsupported.
@@ -75,12 +88,17 @@ struct encode_options {
 [[nodiscard]] result<error_metrics> encode(const scheme&, const weight_view& src, encoded_view& dst,
                                            const encode_options& = {});
 
-// Decodes rows * cols elements to f32, f16, bf16 or f64. int8, int4: (q - zero_point) * scale; nf4, fp4:
-// value[code] * absmax; in f32, then rounded once.
-[[nodiscard]] result<void> decode(const scheme&, const encoded_view& src, std::size_t rows, std::size_t cols,
-                                  dtype type, void* dst);
+// Decodes to f32, f16, bf16 or f64. int8, int4: (q - zero_point) * scale; nf4, fp4: value[code] * absmax; in f32,
+// then rounded once. Errors: those of check_scheme.
+[[nodiscard]] result<void> decode(const scheme&, const encoded_view& src, const matrix_view& dst,
+                                  memory_source memory = nullptr);
+[[nodiscard]] inline result<void> decode(const scheme& s, const encoded_view& src, std::size_t rows,
+                                         std::size_t cols, dtype type, void* dst) {
+    return decode(s, src, matrix_view{type, dst, rows, cols});
+}
 
-// Casts between f32, f16, bf16 and f64, rounding once, half to even; NaN and infinities pass through.
+// Casts between f32, f16, bf16 and f64, rounding once, half to even; NaN and infinities pass through. dst is
+// without gaps.
 void cast(const weight_view& src, dtype to, void* dst);
 
 // min and max of a matrix. Errors: bad_input where an element is NaN or infinite.

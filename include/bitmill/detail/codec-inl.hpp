@@ -90,11 +90,12 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
     const unsigned bits = facts(s.type).bits;
     const kernels::int_rule rule{bits, s.symmetric, options.method == method::mse,
                                  scale_type_of(s.scale_dtype)};
-    float_source source(view, options.weight_threshold);
-    float_source original(view, 0);  // pruning is part of the error
-    std::vector<float> scales(walk.layout.groups);
-    std::vector<float> zeros(walk.layout.groups);
-    std::vector<float> decoded;
+    const memory_source memory = memory_or_default(options.memory);
+    float_source source(view, options.weight_threshold, memory);
+    float_source original(view, 0, memory);  // pruning is part of the error
+    std::pmr::vector<float> scales(walk.layout.groups, memory);
+    std::pmr::vector<float> zeros(walk.layout.groups, memory);
+    std::pmr::vector<float> decoded(memory);
     error_metrics metrics;
 
     const bool one_scale = s.granularity == granularity::per_tensor;
@@ -149,29 +150,28 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
     return metrics;
 }
 
-inline result<void> decode_integers(const scheme& s, const encoded_view& src, std::size_t rows,
-                                    std::size_t cols, dtype type, std::byte* dst) {
+inline result<void> decode_integers(const scheme& s, const encoded_view& src, const matrix_view& dst,
+                                    memory_source memory) {
     const auto& table = kernels::active();
-    const row_walk walk(s, cols);
+    const row_walk walk(s, dst.cols);
     const unsigned bits = facts(s.type).bits;
-    std::vector<float> scales(walk.layout.groups);
-    std::vector<float> zeros(walk.layout.groups, 0.0f);
-    std::vector<float> wide(type == dtype::f32 ? 0 : walk.rows_at_once * cols);
+    std::pmr::vector<float> scales(walk.layout.groups, memory);
+    std::pmr::vector<float> zeros(walk.layout.groups, 0.0f, memory);
+    float_sink sink(dst, memory);
     const bool one_scale = s.granularity == granularity::per_tensor;
-    const bool stream = type == dtype::f32 && rows * cols * sizeof(float) >= stream_bytes;
-    for (std::size_t row = 0; row < rows; row += walk.rows_at_once) {
-        const std::size_t now = std::min(walk.rows_at_once, rows - row);
+    const bool stream = sink.direct() && dst.rows * dst.cols * sizeof(float) >= stream_bytes;
+    for (std::size_t row = 0; row < dst.rows; row += walk.rows_at_once) {
+        const std::size_t now = std::min(walk.rows_at_once, dst.rows - row);
         const kernels::int_layout layout = walk.for_rows(now);
         for (std::size_t g = 0; g < layout.groups; ++g) {
             const std::size_t index = one_scale ? 0 : row * walk.groups_per_row + g;
             scales[g] = load_scale(src.scales, s.scale_dtype, index);
             if (!s.symmetric) zeros[g] = static_cast<float>(static_cast<std::int8_t>(src.zero_points[index]));
         }
-        std::byte* to = dst + row * cols * element_bytes(type);
-        float* values = type == dtype::f32 ? reinterpret_cast<float*>(to) : wide.data();
         table.decode_int(reinterpret_cast<const std::uint8_t*>(src.codes + row * walk.bytes_per_row), layout,
-                         bits, scales.data(), zeros.data(), values, stream);
-        if (type != dtype::f32) cast({dtype::f32, values, now, cols}, type, to);
+                         bits, scales.data(), zeros.data(), sink.room(row * dst.cols, now * dst.cols),
+                         stream);
+        sink.put(row * dst.cols, now * dst.cols);
     }
     return {};
 }
@@ -180,12 +180,13 @@ inline result<error_metrics> encode_blocks(const scheme& s, const weight_view& v
                                            const encode_options& options) {
     const auto& table = kernels::active();
     const auto& book = book_of(s.type);
-    float_source source(view, options.weight_threshold);
-    float_source original(view, 0);  // pruning is part of the error
+    const memory_source memory = memory_or_default(options.memory);
+    float_source source(view, options.weight_threshold, memory);
+    float_source original(view, 0, memory);  // pruning is part of the error
     const std::size_t total = source.elements();
     const std::size_t blocks = static_cast<std::size_t>(ceil_div(total, s.group_size));
-    std::vector<float> own(s.double_quant ? blocks : chunk_elements / s.group_size);
-    std::vector<float> decoded;
+    std::pmr::vector<float> own(s.double_quant ? blocks : chunk_elements / s.group_size, memory);
+    std::pmr::vector<float> decoded(memory);
     error_metrics metrics;
 
     const auto chunks = [&](const auto& body) -> result<void> {
@@ -235,11 +236,11 @@ inline result<error_metrics> encode_blocks(const scheme& s, const weight_view& v
     dst.nested_offset = options.nested_offset
                             ? *options.nested_offset
                             : static_cast<float>(blocks == 0 ? 0 : sum / static_cast<double>(blocks));
-    std::vector<float> nested(static_cast<std::size_t>(ceil_div(blocks, nested_block)));
+    std::pmr::vector<float> nested(static_cast<std::size_t>(ceil_div(blocks, nested_block)), memory);
     auto* scale_codes = reinterpret_cast<std::uint8_t*>(dst.scales);
     encode_nested(own, dst.nested_offset, scale_codes, nested.data());
     std::memcpy(dst.nested_scales, nested.data(), nested.size() * sizeof(float));
-    std::vector<float> effective(blocks);
+    std::pmr::vector<float> effective(blocks, memory);
     decode_nested({scale_codes, blocks}, nested.data(), dst.nested_offset, effective.data());
     const bool measured = options.measure;
     auto done = chunks([&](std::size_t start, std::size_t count, const float* absmax) -> result<void> {
@@ -257,12 +258,13 @@ inline result<error_metrics> encode_blocks(const scheme& s, const weight_view& v
     return metrics;
 }
 
-inline result<void> decode_blocks(const scheme& s, const encoded_view& src, std::size_t total, dtype type,
-                                  std::byte* dst) {
+inline result<void> decode_blocks(const scheme& s, const encoded_view& src, const matrix_view& dst,
+                                  memory_source memory) {
     const auto& table = kernels::active();
-    std::vector<float> absmax(chunk_elements / s.group_size + 1);
-    std::vector<float> wide(type == dtype::f32 ? 0 : chunk_elements);
-    const bool stream = type == dtype::f32 && total * sizeof(float) >= stream_bytes;
+    std::pmr::vector<float> absmax(chunk_elements / s.group_size + 1, memory);
+    float_sink sink(dst, memory);
+    const std::size_t total = dst.rows * dst.cols;
+    const bool stream = sink.direct() && total * sizeof(float) >= stream_bytes;
     for (std::size_t start = 0; start < total; start += chunk_elements) {
         const std::size_t count = std::min(chunk_elements, total - start);
         const std::size_t first = start / s.group_size;
@@ -276,11 +278,9 @@ inline result<void> decode_blocks(const scheme& s, const encoded_view& src, std:
         } else {
             std::memcpy(absmax.data(), src.scales + first * 4, blocks * 4);
         }
-        std::byte* to = dst + start * element_bytes(type);
-        float* values = type == dtype::f32 ? reinterpret_cast<float*>(to) : wide.data();
         table.decode_book(reinterpret_cast<const std::uint8_t*>(src.codes + start / 2), count, s.group_size,
-                          absmax.data(), book_of(s.type), values, stream);
-        if (type != dtype::f32) cast({dtype::f32, values, 1, count}, type, to);
+                          absmax.data(), book_of(s.type), sink.room(start, count), stream);
+        sink.put(start, count);
     }
     return {};
 }
@@ -297,15 +297,15 @@ inline result<error_metrics> encode_plain(const scheme& s, const weight_view& vi
         return what;
     }
     error_metrics metrics;
-    float_source source(view, options.weight_threshold);
-    float_source original(view, 0);  // pruning is part of the error
-    std::vector<float> back(chunk_elements);
+    const memory_source memory = memory_or_default(options.memory);
+    float_source source(view, options.weight_threshold, memory);
+    float_source original(view, 0, memory);  // pruning is part of the error
+    std::pmr::vector<float> back(chunk_elements, memory);
     for (std::size_t start = 0; start < source.elements(); start += chunk_elements) {
         const std::size_t count = std::min(chunk_elements, source.elements() - start);
-        const float* src = source.read(start, count);
         std::byte* to_bytes = dst.codes + start * element_bytes(to);
-        const std::byte* from = static_cast<const std::byte*>(view.data) + start * element_bytes(view.type);
-        cast({view.type, from, 1, count}, to, to_bytes);
+        cast({view.type, original.read_raw(start, count), 1, count}, to, to_bytes);
+        const float* src = source.read(start, count);
         if (options.weight_threshold > 0)
             for (std::size_t i = 0; i < count; ++i)
                 if (src[i] == 0) std::memset(to_bytes + i * element_bytes(to), 0, element_bytes(to));
@@ -314,6 +314,27 @@ inline result<error_metrics> encode_plain(const scheme& s, const weight_view& vi
         add_sums(metrics, original.read(start, count), back.data(), count);
     }
     return metrics;
+}
+
+inline void decode_plain(dtype from, const encoded_view& src, const matrix_view& dst, memory_source memory) {
+    const std::size_t total = dst.rows * dst.cols;
+    if (dst.dense()) return cast({from, src.codes, 1, total}, dst.type, dst.data);
+    float_sink sink(dst, memory);
+    for (std::size_t start = 0; start < total; start += chunk_elements) {
+        const std::size_t count = std::min(chunk_elements, total - start);
+        cast({from, src.codes + start * element_bytes(from), 1, count}, dtype::f32, sink.room(start, count));
+        sink.put(start, count);
+    }
+}
+
+// Rounds once: through f32 to odd, which keeps enough bits for the second rounding to be right.
+inline void narrow_f64(const double* src, std::size_t count, dtype to, void* dst) {
+    for (std::size_t i = 0; i < count; ++i) {
+        if (to == dtype::f32) static_cast<float*>(dst)[i] = static_cast<float>(src[i]);
+        if (to == dtype::f16) static_cast<std::uint16_t*>(dst)[i] = f16_from_f32(f32_from_f64_to_odd(src[i]));
+        if (to == dtype::bf16)
+            static_cast<std::uint16_t*>(dst)[i] = bf16_from_f32(f32_from_f64_to_odd(src[i]));
+    }
 }
 
 }  // namespace detail
@@ -395,15 +416,15 @@ BITMILL_INLINE result<error_metrics> encode(const scheme& s, const weight_view& 
     return detail::encode_plain(s, src, dst, options);
 }
 
-BITMILL_INLINE result<void> decode(const scheme& s, const encoded_view& src, std::size_t rows,
-                                   std::size_t cols, dtype type, void* dst) {
+BITMILL_INLINE result<void> decode(const scheme& s, const encoded_view& src, const matrix_view& dst,
+                                   memory_source memory) {
     const fp_environment environment;
-    if (auto checked = check_scheme(s, type, rows, cols); !checked) return checked.error();
-    if (rows == 0 || cols == 0) return {};
-    auto* bytes = static_cast<std::byte*>(dst);
-    if (facts(s.type).integer) return detail::decode_integers(s, src, rows, cols, type, bytes);
-    if (facts(s.type).code_book) return detail::decode_blocks(s, src, rows * cols, type, bytes);
-    cast({facts(s.type).plain, src.codes, rows, cols}, type, dst);
+    if (auto checked = check_scheme(s, dst.type, dst.rows, dst.cols); !checked) return checked.error();
+    if (dst.rows == 0 || dst.cols == 0) return {};
+    memory = memory_or_default(memory);
+    if (facts(s.type).integer) return detail::decode_integers(s, src, dst, memory);
+    if (facts(s.type).code_book) return detail::decode_blocks(s, src, dst, memory);
+    detail::decode_plain(facts(s.type).plain, src, dst, memory);
     return {};
 }
 
@@ -411,24 +432,20 @@ BITMILL_INLINE void cast(const weight_view& src, dtype to, void* dst) {
     const fp_environment environment;
     const auto& table = kernels::active();
     const std::size_t count = src.rows * src.cols;
-    if (src.type == to) {
+    if (src.type == to && src.dense()) {
         std::memcpy(dst, src.data, count * element_bytes(to));
-        return;
-    }
-    if (src.type == dtype::f64) {
-        const auto* from = static_cast<const double*>(src.data);
-        for (std::size_t i = 0; i < count; ++i) {
-            if (to == dtype::f32) static_cast<float*>(dst)[i] = static_cast<float>(from[i]);
-            if (to == dtype::f16)
-                static_cast<std::uint16_t*>(dst)[i] = f16_from_f32(f32_from_f64_to_odd(from[i]));
-            if (to == dtype::bf16)
-                static_cast<std::uint16_t*>(dst)[i] = bf16_from_f32(f32_from_f64_to_odd(from[i]));
-        }
         return;
     }
     detail::float_source source(src, 0);
     for (std::size_t start = 0; start < count; start += detail::chunk_elements) {
         const std::size_t now = std::min(detail::chunk_elements, count - start);
+        if (src.type == to || src.type == dtype::f64) {
+            const void* raw = source.read_raw(start, now);
+            auto* part = static_cast<std::byte*>(dst) + start * element_bytes(to);
+            if (src.type == to) std::memcpy(part, raw, now * element_bytes(to));
+            if (src.type != to) detail::narrow_f64(static_cast<const double*>(raw), now, to, part);
+            continue;
+        }
         const float* from = source.read(start, now);
         if (to == dtype::f32) std::memcpy(static_cast<float*>(dst) + start, from, now * 4);
         if (to == dtype::f16) table.narrow_f16(from, now, static_cast<std::uint16_t*>(dst) + start);
@@ -484,7 +501,7 @@ BITMILL_INLINE std::optional<cast_obstacle> find_cast_obstacle(const weight_view
             kernels::active().extremes(source.read(start, count), count, &part.low, &part.high);
         if (finite && static_cast<double>(std::max(part.high, -part.low)) < limit) continue;
         for (std::size_t i = start; i < start + count; ++i) {
-            const double value = src.type == dtype::f64 ? static_cast<const double*>(src.data)[i]
+            const double value = src.type == dtype::f64 ? *static_cast<const double*>(source.read_raw(i, 1))
                                                         : static_cast<double>(*source.read(i, 1));
             if (!std::isfinite(value)) return cast_obstacle{i, true};
             if (std::fabs(value) >= limit) return cast_obstacle{i, false};

@@ -109,14 +109,14 @@ private:
         const dtype type = output_type(t);
         if (t.scheme) return write_decoded(one, t, type, buffers, files);
         if (type == t.type) {
-            std::byte* bytes = tile_buffers::grow(buffers.source, one.count);
+            std::byte* bytes = grow(buffers.source, one.count);
             if (auto done = read(t.codes, one.first, bytes, one.count); !done) return done;
             return files.write(places_[one.tensor], one.first, bytes, one.count);
         }
         const std::uint64_t width = element_bytes(t.type);
-        std::byte* bytes = tile_buffers::grow(buffers.source, one.count * width);
+        std::byte* bytes = grow(buffers.source, one.count * width);
         if (auto done = read(t.codes, one.first * width, bytes, one.count * width); !done) return done;
-        std::byte* output = tile_buffers::grow(buffers.output, one.count * element_bytes(type));
+        std::byte* output = grow(buffers.output, one.count * element_bytes(type));
         const weight_view wide{t.type, bytes, 1, static_cast<std::size_t>(one.count)};
         if (const auto obstacle = find_cast_obstacle(wide, type); obstacle && !obstacle->not_finite)
             return unfit(t, one.first + obstacle->index, type);
@@ -138,8 +138,8 @@ private:
         if (s.granularity == granularity::per_tensor) before.scales = 0;
         // Each part begins at a multiple of 16: scales are read as floats.
         const auto aligned = [](std::uint64_t bytes) { return ceil_div(bytes, 16) * 16; };
-        std::byte* bytes = tile_buffers::grow(
-            buffers.source, aligned(sizes.codes) + aligned(sizes.scales) + aligned(sizes.nested_scales));
+        std::byte* bytes =
+            grow(buffers.source, aligned(sizes.codes) + aligned(sizes.scales) + aligned(sizes.nested_scales));
         encoded_view coded{bytes, bytes + aligned(sizes.codes), nullptr,
                            bytes + aligned(sizes.codes) + aligned(sizes.scales), t.nested_offset};
         if (auto done = read(t.codes, before.codes, coded.codes, sizes.codes); !done) return done;
@@ -150,7 +150,7 @@ private:
                 !done)
                 return done;
         const std::uint64_t elements = one.count * cols;
-        std::byte* output = tile_buffers::grow(buffers.output, elements * element_bytes(type));
+        std::byte* output = grow(buffers.output, elements * element_bytes(type));
         if (auto done = decode(s, coded, static_cast<std::size_t>(rows ? one.count : 1),
                                static_cast<std::size_t>(rows ? cols : one.count), type, output);
             !done)
@@ -194,6 +194,7 @@ inline result<mill_report> dequantize(const std::string& path, const std::string
     if (!model) return model.error();
     auto stored = read_stored(*model);
     if (!stored) return stored.error();
+    log_start(options, "dequantize", *model, type ? std::string(facts(*type).torch) : "the dtype before");
     std::optional<atomic_folder> folder;
     if (!options.dry_run) {
         auto made = atomic_folder::create(out, model->root(), options.force);
@@ -238,6 +239,7 @@ inline result<mill_report> dequantize(const std::string& path, const std::string
         report.tensors.push_back(std::move(row));
     }
     report.seconds = clock.seconds();
+    log_report(options, report);
     return report;
 }
 

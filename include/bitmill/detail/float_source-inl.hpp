@@ -1,13 +1,17 @@
-// A matrix of any float type as runs of f32.
+// Matrices of any float type and any strides as runs of f32.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <memory_resource>
+#include <string>
 #include <vector>
 
 #include <bitmill/codec/codec.hpp>
 #include <bitmill/core/half.hpp>
+#include <bitmill/detail/element_buffer-inl.hpp>
 #include <bitmill/kernels/dispatch.hpp>
 
 namespace bitmill::detail {
@@ -16,31 +20,76 @@ namespace bitmill::detail {
 // from the cache. It is also the run over which sums are folded.
 inline constexpr std::size_t chunk_elements = kernels::sums_run;
 
+// Copies elements [index, index + count) of a strided matrix to or from a dense run; Width: bytes of an element.
+template <std::size_t Width, bool ToMatrix, class Matrix, class Run>
+void copy_strided(const Matrix& matrix, std::size_t index, std::size_t count, Run* run) {
+    using matrix_byte = std::conditional_t<ToMatrix, std::byte, const std::byte>;
+    constexpr auto width = static_cast<std::ptrdiff_t>(Width);
+    const std::ptrdiff_t row_step =
+        width * (matrix.row_stride == 0 ? static_cast<std::ptrdiff_t>(matrix.cols) : matrix.row_stride);
+    const std::ptrdiff_t col_step = width * (matrix.col_stride == 0 ? 1 : matrix.col_stride);
+    auto* const base = static_cast<matrix_byte*>(matrix.data);
+    const auto copy = [](auto* place, auto* value, std::size_t bytes) {
+        if constexpr (ToMatrix) std::memcpy(place, value, bytes);
+        if constexpr (!ToMatrix) std::memcpy(value, place, bytes);
+    };
+    while (count != 0) {
+        const std::size_t col = index % matrix.cols;
+        const std::size_t length = std::min(matrix.cols - col, count);
+        auto* place = base + static_cast<std::ptrdiff_t>(index / matrix.cols) * row_step +
+                      static_cast<std::ptrdiff_t>(col) * col_step;
+        if (col_step == width) {
+            copy(place, run, length * Width);
+        } else {
+            for (std::size_t i = 0; i < length; ++i)
+                copy(place + static_cast<std::ptrdiff_t>(i) * col_step, run + i * Width, Width);
+        }
+        run += length * Width;
+        index += length;
+        count -= length;
+    }
+}
+
+template <bool ToMatrix, class Matrix, class Run>
+void copy_strided(const Matrix& matrix, std::size_t index, std::size_t count, Run* run) {
+    switch (element_bytes(matrix.type)) {
+        case 2: return copy_strided<2, ToMatrix>(matrix, index, count, run);
+        case 4: return copy_strided<4, ToMatrix>(matrix, index, count, run);
+        default: return copy_strided<8, ToMatrix>(matrix, index, count, run);
+    }
+}
+
 class float_source {
 public:
-    float_source(const weight_view& view, float weight_threshold)
-        : view_(view), threshold_(weight_threshold), table_(kernels::active()) {}
+    float_source(const weight_view& view, float weight_threshold, memory_source memory = nullptr)
+        : view_(view), dense_(view.dense()), threshold_(weight_threshold), table_(kernels::active()),
+          gathered_(memory_or_default(memory)), scratch_(memory_or_default(memory)) {}
 
     [[nodiscard]] std::size_t elements() const { return view_.rows * view_.cols; }
 
-    // `count` floats from element `index` on; valid until the next call. f32 needs no copy.
+    // `count` elements from `index` on, of the matrix's own type; valid until the next call.
+    [[nodiscard]] const void* read_raw(std::size_t index, std::size_t count) {
+        const std::size_t width = element_bytes(view_.type);
+        if (dense_) return static_cast<const std::byte*>(view_.data) + index * width;
+        std::byte* run = grow(gathered_, count * width);
+        copy_strided<false>(view_, index, count, run);
+        return run;
+    }
+
+    // The same as floats. Dense f32 needs no copy.
     [[nodiscard]] const float* read(std::size_t index, std::size_t count) {
-        if (view_.type == dtype::f32 && threshold_ == 0) return static_cast<const float*>(view_.data) + index;
+        const void* src = read_raw(index, count);
+        if (view_.type == dtype::f32 && threshold_ == 0) return static_cast<const float*>(src);
         if (scratch_.size() < count) scratch_.resize(count);
         float* dst = scratch_.data();
         switch (view_.type) {
-            case dtype::f16:
-                table_.widen_f16(static_cast<const std::uint16_t*>(view_.data) + index, count, dst);
-                break;
-            case dtype::bf16:
-                table_.widen_bf16(static_cast<const std::uint16_t*>(view_.data) + index, count, dst);
-                break;
+            case dtype::f16: table_.widen_f16(static_cast<const std::uint16_t*>(src), count, dst); break;
+            case dtype::bf16: table_.widen_bf16(static_cast<const std::uint16_t*>(src), count, dst); break;
             case dtype::f64:
-                std::transform(static_cast<const double*>(view_.data) + index,
-                               static_cast<const double*>(view_.data) + index + count, dst,
+                std::transform(static_cast<const double*>(src), static_cast<const double*>(src) + count, dst,
                                [](double x) { return static_cast<float>(x); });
                 break;
-            default: std::copy_n(static_cast<const float*>(view_.data) + index, count, dst); break;
+            default: std::copy_n(static_cast<const float*>(src), count, dst); break;
         }
         if (threshold_ > 0)
             std::transform(dst, dst + count, dst,
@@ -61,9 +110,48 @@ public:
 
 private:
     const weight_view& view_;
+    bool dense_;
     float threshold_;
     const kernels::table& table_;
-    std::vector<float> scratch_;
+    element_buffer gathered_;
+    std::pmr::vector<float> scratch_;
+};
+
+// The other way: runs of f32 into a matrix of any float type and any strides.
+class float_sink {
+public:
+    float_sink(const matrix_view& view, memory_source memory)
+        : view_(view), dense_(view.dense()), direct_(dense_ && view.type == dtype::f32),
+          values_(memory_or_default(memory)), narrow_(memory_or_default(memory)) {}
+
+    // Whether what is written goes to the matrix itself.
+    [[nodiscard]] bool direct() const { return direct_; }
+
+    // Room for the values of elements [index, index + count); put() brings them to the matrix.
+    [[nodiscard]] float* room(std::size_t index, std::size_t count) {
+        if (direct_) return static_cast<float*>(view_.data) + index;
+        if (values_.size() < count) values_.resize(count);
+        return values_.data();
+    }
+    void put(std::size_t index, std::size_t count) {
+        if (direct_) return;
+        const std::size_t width = element_bytes(view_.type);
+        const weight_view values{dtype::f32, values_.data(), 1, count};
+        if (dense_) return cast(values, view_.type, static_cast<std::byte*>(view_.data) + index * width);
+        if (view_.type == dtype::f32)
+            return copy_strided<true>(view_, index, count,
+                                      reinterpret_cast<const std::byte*>(values_.data()));
+        std::byte* run = grow(narrow_, count * width);
+        cast(values, view_.type, run);
+        copy_strided<true>(view_, index, count, static_cast<const std::byte*>(run));
+    }
+
+private:
+    const matrix_view& view_;
+    bool dense_;
+    bool direct_;
+    std::pmr::vector<float> values_;
+    element_buffer narrow_;
 };
 
 // The sums over src against dst. f32 sums of values whose squares overflow or vanish say nothing: then add in f64.

@@ -165,7 +165,7 @@ private:
         const planned_tensor& t = plan_.tensors[one.tensor];
         const tiling cut(t);
         const std::uint64_t bytes = one.count * cut.unit_bytes;
-        std::byte* to = tile_buffers::grow(buffers.source, bytes);
+        std::byte* to = grow(buffers.source, bytes);
         const auto& file = model_.shard(t.source.shard);
         const std::uint64_t offset = file[t.source.tensor].offset + one.first * cut.unit_bytes;
         if (auto done = file.file().read_at(offset, {to, static_cast<std::size_t>(bytes)}); !done)
@@ -250,15 +250,17 @@ private:
         auto view = read(one, buffers);
         if (!view) return view.error();
         if (!t.effective)
-            return files.write(places_[one.tensor][0], one.first, buffers.source.data(), one.count);
+            return files.write(places_[one.tensor][0], one.first, static_cast<const std::byte*>(view->data),
+                               one.count);
         const encoded_sizes sizes = coded_bytes(t, one.count);
-        std::byte* output = tile_buffers::grow(buffers.output, sizes.total() + 16);
+        std::byte* output = grow(buffers.output, sizes.total() + 16);
         encoded_view coded{output, output + sizes.codes, nullptr, output + sizes.codes + sizes.scales, 0};
         encode_options how;
         how.method = t.method;
         how.weight_threshold = options_.weight_threshold;
         how.range = t.range;
         how.nested_offset = t.nested_offset;
+        how.memory = options_.memory;
         auto error_of_tile = encode(*t.effective, *view, coded, how);
         if (!error_of_tile) {
             if (error_of_tile.error().code != error_code::bad_input) return name_it(error_of_tile.error(), t);
@@ -349,6 +351,7 @@ inline result<mill_report> quantize(const std::string& path, const std::string& 
     if (!model) return model.error();
     auto plan = make_plan(*model, options);
     if (!plan) return plan.error();
+    log_start(options, "quantize", *model, to_text(plan->base));
     std::optional<atomic_folder> folder;
     if (!options.dry_run) {
         auto made = atomic_folder::create(out, model->root(), options.force);
@@ -380,6 +383,7 @@ inline result<mill_report> quantize(const std::string& path, const std::string& 
             !done)
             return done.error();
     report.seconds = clock.seconds();
+    log_report(options, report);
     return report;
 }
 

@@ -10,32 +10,76 @@ namespace detail {
 
 inline constexpr std::array format_names{"automatic", "plain", "compressed-tensors", "bitsandbytes"};
 
-struct level_name {
+template <class Value>
+struct option_name {
     const char* name;
-    level_choice choice;
+    Value value;
 };
 
 inline constexpr std::array level_names{
-    level_name{"int8", {scheme_type::int8}},
-    level_name{"int4", {scheme_type::int4}},
-    level_name{"nf4", {scheme_type::nf4}},
-    level_name{"fp4", {scheme_type::fp4}},
-    level_name{"fp16", {scheme_type::f16}},
-    level_name{"bf16", {scheme_type::bf16}},
-    level_name{"fp32", {scheme_type::f32}},
-    level_name{"int8_weight_only", {scheme_type::int8}},
-    level_name{"int4_weight_only", {scheme_type::int4}},
-    level_name{"int8_dynamic", {scheme_type::int8, activation::dynamic_int8}},
+    option_name<level_choice>{"int8", {scheme_type::int8}},
+    option_name<level_choice>{"int4", {scheme_type::int4}},
+    option_name<level_choice>{"nf4", {scheme_type::nf4}},
+    option_name<level_choice>{"fp4", {scheme_type::fp4}},
+    option_name<level_choice>{"fp16", {scheme_type::f16}},
+    option_name<level_choice>{"bf16", {scheme_type::bf16}},
+    option_name<level_choice>{"fp32", {scheme_type::f32}},
+    option_name<level_choice>{"int8_weight_only", {scheme_type::int8}},
+    option_name<level_choice>{"int4_weight_only", {scheme_type::int4}},
+    option_name<level_choice>{"int8_dynamic", {scheme_type::int8, activation::dynamic_int8}},
 };
+inline constexpr std::array granularity_names{
+    option_name<granularity>{"per_tensor", granularity::per_tensor},
+    option_name<granularity>{"per_channel", granularity::per_channel},
+    option_name<granularity>{"group", granularity::group}};
+inline constexpr std::array method_names{option_name<method>{"absmax", method::absmax},
+                                         option_name<method>{"mse", method::mse}};
+inline constexpr std::array activation_names{
+    option_name<activation>{"float", activation::floating},
+    option_name<activation>{"dynamic-int8", activation::dynamic_int8}};
+inline constexpr std::array embeddings_names{option_name<embeddings>{"keep", embeddings::keep},
+                                             option_name<embeddings>{"fp16", embeddings::fp16},
+                                             option_name<embeddings>{"int8", embeddings::int8}};
+inline constexpr std::array float_dtype_names{
+    option_name<dtype>{"f32", dtype::f32},     option_name<dtype>{"f16", dtype::f16},
+    option_name<dtype>{"bf16", dtype::bf16},   option_name<dtype>{"float32", dtype::f32},
+    option_name<dtype>{"float16", dtype::f16}, option_name<dtype>{"bfloat16", dtype::bf16}};
 
-template <class Names, class Name>
-inline std::string list_names(const Names& names, const Name& name_of) {
-    std::string out;
-    for (const auto& one : names) out.append(out.empty() ? "" : ", ").append(name_of(one));
-    return out;
+// A name of the table, or an error that lists them: "there is no WHAT 'TEXT'; this version knows ...".
+template <class Value, std::size_t Count>
+result<Value> value_of_name(const std::array<option_name<Value>, Count>& names, std::string_view text,
+                            const char* what) {
+    std::string known;
+    for (const auto& one : names) {
+        if (text == one.name) return one.value;
+        known.append(known.empty() ? "" : ", ").append(one.name);
+    }
+    return error{.code = error_code::invalid_argument,
+                 .message = std::string("there is no ") + what + " '" + std::string(text) +
+                            "'; this version knows " + known};
 }
 
 }  // namespace detail
+
+BITMILL_INLINE result<granularity> granularity_from_text(std::string_view text) {
+    return detail::value_of_name(detail::granularity_names, text, "granularity");
+}
+
+BITMILL_INLINE result<method> method_from_text(std::string_view text) {
+    return detail::value_of_name(detail::method_names, text, "method");
+}
+
+BITMILL_INLINE result<activation> activation_from_text(std::string_view text) {
+    return detail::value_of_name(detail::activation_names, text, "activation");
+}
+
+BITMILL_INLINE result<embeddings> embeddings_from_text(std::string_view text) {
+    return detail::value_of_name(detail::embeddings_names, text, "embeddings setting");
+}
+
+BITMILL_INLINE result<dtype> float_dtype_from_text(std::string_view text) {
+    return detail::value_of_name(detail::float_dtype_names, text, "dtype");
+}
 
 BITMILL_INLINE const char* to_text(format value) noexcept {
     return detail::format_names[static_cast<std::size_t>(value)];
@@ -58,12 +102,7 @@ BITMILL_INLINE result<format> format_from_text(std::string_view text) {
 }
 
 BITMILL_INLINE result<level_choice> level_from_text(std::string_view text) {
-    for (const auto& one : detail::level_names)
-        if (text == one.name) return one.choice;
-    return error{
-        .code = error_code::invalid_argument,
-        .message = "there is no level '" + std::string(text) + "'; this version knows " +
-                   detail::list_names(detail::level_names, [](const auto& one) { return one.name; })};
+    return detail::value_of_name(detail::level_names, text, "level");
 }
 
 BITMILL_INLINE result<mill_options> options_from_bit_depth(int bit_depth, float weight_threshold,

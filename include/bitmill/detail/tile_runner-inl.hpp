@@ -1,6 +1,7 @@
 // Tensors as tiles of bounded size, worked on by several threads within a memory budget.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -10,6 +11,7 @@
 
 #include <bitmill/core/fp_environment.hpp>
 #include <bitmill/core/parallel.hpp>
+#include <bitmill/detail/element_buffer-inl.hpp>
 #include <bitmill/mill/options.hpp>
 
 namespace bitmill::detail {
@@ -26,14 +28,8 @@ struct tile {
 
 // Enough for one tile: what it reads, what it writes. Grows to the largest tile it has met.
 struct tile_buffers {
-    std::vector<std::byte> source;
-    std::vector<std::byte> output;
-
-    // Aligned for every element type by operator new.
-    static std::byte* grow(std::vector<std::byte>& buffer, std::uint64_t bytes) {
-        if (buffer.size() < bytes) buffer = std::vector<std::byte>(static_cast<std::size_t>(bytes));
-        return buffer.data();
-    }
+    element_buffer source;
+    element_buffer output;
 };
 
 class tile_runner {
@@ -55,8 +51,11 @@ public:
                                     " MiB, the memory limit is " +
                                     std::to_string(options_.memory_limit >> 20) +
                                     " MiB: raise --memory-limit"};
+        const memory_source memory = memory_or_default(options_.memory);
         free_.clear();
-        free_.resize(static_cast<std::size_t>(std::min<std::uint64_t>(fitting, threads_)));
+        for (std::uint64_t i = 0; i < std::min<std::uint64_t>(fitting, threads_); ++i)
+            free_.push_back({element_buffer(memory), element_buffer(memory)});
+        finished_ = 0;
         failed_at_ = tiles.size();
         failure_.reset();
         stop_ = false;
@@ -71,7 +70,12 @@ public:
         } else {
             run_parallel(static_cast<unsigned>(free_.size()), tiles.size(), task);
         }
+        free_.clear();
         if (failure_) return *failure_;
+        if (finished_ != tiles.size())
+            return error{.code = error_code::invalid_argument,
+                         .message = "the host's parallel_for ran " + std::to_string(finished_) + " of " +
+                                    std::to_string(tiles.size()) + " tasks"};
         return {};
     }
 
@@ -111,6 +115,7 @@ private:
 
     void finish(std::size_t index, std::uint64_t bytes, const result<void>& outcome) {
         const std::lock_guard lock(mutex_);
+        ++finished_;
         if (!outcome) {
             fail(index, outcome.error());
             return;
@@ -139,6 +144,7 @@ private:
     std::condition_variable returned_;
     std::vector<tile_buffers> free_;
     std::atomic<bool> stop_{false};
+    std::size_t finished_ = 0;
     std::size_t failed_at_ = 0;
     std::optional<error> failure_;
     progress progress_;

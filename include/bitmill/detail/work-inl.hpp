@@ -13,6 +13,7 @@
 #include <bitmill/io/checkpoint.hpp>
 #include <bitmill/io/safetensors.hpp>
 #include <bitmill/mill/options.hpp>
+#include <bitmill/mill/report.hpp>
 
 namespace bitmill::detail {
 
@@ -31,6 +32,36 @@ auto guard(const std::string& model, const Body& body) -> decltype(body()) {
     } catch (const std::exception& failure) {
         return error{.code = error_code::bad_input, .message = failure.what(), .file = model};
     }
+}
+
+// A log that throws loses its line and stops nothing.
+inline void log_line(const work_options& options, log_level level, const std::string& line) noexcept {
+    if (!options.on_log) return;
+    try {
+        options.on_log(level, line);
+    } catch (...) {
+    }
+}
+
+inline void log_start(const work_options& options, const char* verb, const checkpoint& model,
+                      const std::string& requested) {
+    if (!options.on_log) return;
+    log_line(options, log_level::info,
+             std::string(verb) + " " + model.root() + " to " + requested + ": " +
+                 std::to_string(model.shard_count()) + " weight files");
+}
+
+inline void log_report(const work_options& options, const mill_report& report) {
+    if (!options.on_log) return;
+    for (const auto& one : report.tensors)
+        if (one.requested != one.effective)
+            log_line(
+                options, log_level::info,
+                "tensor '" + one.name + "': " + one.requested + " -> " + one.effective + ": " + one.reason);
+    for (const auto& warning : report.warnings) log_line(options, log_level::warning, warning);
+    log_line(options, log_level::info,
+             (report.dry_run ? "planned " : "wrote " + report.output + ": ") +
+                 std::to_string(report.source_bytes) + " bytes -> " + std::to_string(report.bytes));
 }
 
 class stopwatch {

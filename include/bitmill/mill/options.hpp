@@ -11,6 +11,7 @@
 
 #include <bitmill/codec/scheme.hpp>
 #include <bitmill/core/error.hpp>
+#include <bitmill/core/memory.hpp>
 #include <bitmill/core/parallel.hpp>
 
 namespace bitmill {
@@ -25,18 +26,23 @@ enum class format : std::uint8_t {
 };
 [[nodiscard]] const char* to_text(format value) noexcept;
 [[nodiscard]] result<format> format_from_text(std::string_view text);
+[[nodiscard]] result<granularity> granularity_from_text(
+    std::string_view text);                                            // per_tensor, per_channel, group
+[[nodiscard]] result<method> method_from_text(std::string_view text);  // absmax, mse
 
 // What a reader does with the inputs of a milled Linear. dynamic_int8 writes W8A8 (int-quantized).
 enum class activation : std::uint8_t {
     floating,
     dynamic_int8
 };
+[[nodiscard]] result<activation> activation_from_text(std::string_view text);  // float, dynamic-int8
 
 enum class embeddings : std::uint8_t {
     keep,
     fp16,
     int8
 };
+[[nodiscard]] result<embeddings> embeddings_from_text(std::string_view text);  // keep, fp16, int8
 
 // "int8", "int4", "nf4", "fp4", "fp16", "bf16", "fp32", and the names of torchao's pipeline:
 // int8_weight_only, int4_weight_only, int8_dynamic (which also sets the activation).
@@ -46,9 +52,17 @@ struct level_choice {
 };
 [[nodiscard]] result<level_choice> level_from_text(std::string_view text);
 
+// For dequantize: f32, f16, bf16; torch's names (float32 ...) too.
+[[nodiscard]] result<dtype> float_dtype_from_text(std::string_view text);
+
 struct progress {
     std::uint64_t done_bytes = 0;  // of the source
     std::uint64_t total_bytes = 0;
+};
+
+enum class log_level : std::uint8_t {
+    info = 1,
+    warning = 2
 };
 
 // What quantize and dequantize share.
@@ -56,12 +70,16 @@ struct work_options {
     // Cap on working memory, in bytes: whole-process RSS stays below it + 64 MiB. It bounds how many tiles are
     // in flight and changes no byte of the output.
     std::uint64_t memory_limit = std::uint64_t{256} << 20;
-    unsigned threads = 0;  // 0: one per core
-    parallel_for run;      // the host's own threads; empty: ours
-    bool force = false;    // replace an output that exists
-    bool dry_run = false;  // plan and report exact sizes, write nothing
+    unsigned threads = 0;            // 0: one per core
+    parallel_for run;                // the host's own threads; empty: ours
+    memory_source memory = nullptr;  // the host's own memory for tiles and scratch
+    bool force = false;              // replace an output that exists
+    bool dry_run = false;            // plan and report exact sizes, write nothing
     // Called after every tile, from any thread, one call at a time. Returning false cancels.
     std::function<bool(const progress&)> on_progress;
+    // What a person would want to know, one line at a time, from the calling thread: what begins and ends
+    // (info), each tensor that does not become what was asked for (info), each warning of the report.
+    std::function<void(log_level, const std::string&)> on_log;
 };
 
 struct mill_options : work_options {

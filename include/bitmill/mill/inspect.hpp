@@ -1,0 +1,40 @@
+// What lies in a model folder: tensors, dtypes, schemes, sizes, shards.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <bitmill/core/error.hpp>
+#include <bitmill/mill/stored.hpp>
+
+namespace bitmill {
+
+struct shard_report {
+    std::string name;
+    std::uint64_t bytes = 0;
+    std::uint64_t tensors = 0;  // as stored: codes and scales count apart
+};
+
+struct inspect_report {
+    std::string model;         // the folder
+    std::string quant_method;  // as config.json has it; "" for a plain checkpoint
+    std::vector<shard_report> shards;
+    std::vector<stored_tensor> tensors;
+
+    // One JSON object: model, quant_method, shards [{name, bytes, tensors}], tensors [{name, shape, dtype,
+    // stored_as, elements, bytes, shard}]. indent < 0: one line.
+    [[nodiscard]] std::string json(int indent = 2) const;
+};
+
+// "int4 group 128", or the dtype of a tensor that is not coded.
+[[nodiscard]] std::string stored_as(const stored_tensor& tensor);
+
+// Reads headers and config.json, and no weights. Errors: those of checkpoint::open and read_stored.
+[[nodiscard]] result<inspect_report> inspect(const std::string& model);
+
+}  // namespace bitmill
+
+#if !defined(BITMILL_COMPILED_LIB)
+#include <bitmill/detail/inspect-inl.hpp>
+#endif
