@@ -1,6 +1,7 @@
 include(GNUInstallDirs)
 
 option(BUILD_SHARED_LIBS "Build bitmill as a shared library" OFF)
+option(BITMILL_BUILD_C "Build the C library, shared and static" ${PROJECT_IS_TOP_LEVEL})
 option(BITMILL_BUILD_CLI "Build the bitmill command" ${PROJECT_IS_TOP_LEVEL})
 option(BITMILL_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(BITMILL_BUILD_BENCH "Build the benchmarks" ${PROJECT_IS_TOP_LEVEL})

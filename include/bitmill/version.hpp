@@ -1,4 +1,4 @@
-// The only place where the version is written. CMake, the tests and every binding read it from here.
+/* The only place where the version is written. CMake, the tests, bitmill.h and every binding read it from here. */
 #pragma once
 
 #define BITMILL_VERSION_MAJOR 0

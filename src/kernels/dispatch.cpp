@@ -5,17 +5,18 @@
 #include <atomic>
 
 // Defined once per instruction set by isa.cpp.
+#define BITMILL_TABLE extern "C" __attribute__((visibility("hidden"))) const bitmill::kernels::table
 #if defined(BITMILL_HAVE_BASELINE)
-extern "C" const bitmill::kernels::table bitmill_kernels_baseline;
+BITMILL_TABLE bitmill_kernels_baseline;
 #endif
 #if defined(BITMILL_HAVE_AVX2)
-extern "C" const bitmill::kernels::table bitmill_kernels_avx2;
+BITMILL_TABLE bitmill_kernels_avx2;
 #endif
 #if defined(BITMILL_HAVE_AVX512BW)
-extern "C" const bitmill::kernels::table bitmill_kernels_avx512bw;
+BITMILL_TABLE bitmill_kernels_avx512bw;
 #endif
 #if defined(BITMILL_HAVE_NEON64)
-extern "C" const bitmill::kernels::table bitmill_kernels_neon64;
+BITMILL_TABLE bitmill_kernels_neon64;
 #endif
 
 namespace bitmill {
@@ -68,8 +69,7 @@ std::atomic<const kernels::table*>& chosen() {
 
 std::vector<std::string> isa_available() {
     std::vector<std::string> names;
-    for (const auto& one : candidates)
-        if (one.runs_here()) names.emplace_back(one.table->name);
+    while (const char* name = kernels::available(names.size())) names.emplace_back(name);
     return names;
 }
 
@@ -92,6 +92,12 @@ result<void> set_isa(std::string_view name) {
 namespace kernels {
 
 const table& active() noexcept { return *chosen().load(std::memory_order_relaxed); }
+
+const char* available(std::size_t index) noexcept {
+    for (const auto& one : candidates)
+        if (one.runs_here() && index-- == 0) return one.table->name;
+    return nullptr;
+}
 
 const table* find(std::string_view name) noexcept {
     for (const auto& one : candidates)

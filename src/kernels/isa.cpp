@@ -17,6 +17,8 @@ using neon64 = xsimd::neon64;
 #define BITMILL_TEXT_2(a) #a
 #define BITMILL_TEXT(a) BITMILL_TEXT_2(a)
 
-extern "C" const bitmill::kernels::table BITMILL_JOIN(bitmill_kernels_, BITMILL_ISA);
+// Hidden: a shared library that exports bitmill_* must not export its tables.
+extern "C" __attribute__((visibility("hidden")))
+const bitmill::kernels::table BITMILL_JOIN(bitmill_kernels_, BITMILL_ISA);
 extern "C" constexpr bitmill::kernels::table BITMILL_JOIN(bitmill_kernels_, BITMILL_ISA) =
     bitmill::kernels::kernels_of<BITMILL_ISA>::make(BITMILL_TEXT(BITMILL_ISA));

@@ -42,7 +42,7 @@ def blank(match):
 
 def check_sources(source):
     files = sorted((source / "include").rglob("*.hpp"))
-    files += [path for path in sorted((source / "src").rglob("*.[ch]pp"))
+    files += [path for folder in ("src", "capi") for path in sorted((source / folder).rglob("*.[ch]pp"))
               if not path.is_relative_to(source / "src/cli")]
     for path in files:
         text = NOISE.sub(blank, path.read_text())

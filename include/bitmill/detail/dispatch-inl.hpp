@@ -27,6 +27,9 @@ inline result<void> set_isa(std::string_view name) {
 
 namespace kernels {
 inline const table& active() noexcept { return detail::host_table; }
+inline const char* available(std::size_t index) noexcept {
+    return index == 0 ? detail::host_table.name : nullptr;
+}
 inline const table* find(std::string_view name) noexcept {
     return name == detail::host_table.name ? &detail::host_table : nullptr;
 }

@@ -2,6 +2,7 @@
 // force one. All of them compute the same bits.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +26,8 @@ namespace bitmill {
 namespace kernels {
 // The table in use. Fetch it once per call, not per row.
 [[nodiscard]] const table& active() noexcept;
+// The name of the index-th set that this CPU can run, slowest first; null behind the last.
+[[nodiscard]] const char* available(std::size_t index) noexcept;
 // A table by name, for tests that compare instruction sets; null where this CPU cannot run it.
 [[nodiscard]] const table* find(std::string_view name) noexcept;
 }  // namespace kernels

@@ -1,0 +1,325 @@
+// The C interface: each function converts, calls, stores. guard() is the only try.
+#include "bitmill.h"
+
+#include <algorithm>
+#include <exception>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+
+#include "convert.hpp"
+
+struct bitmill_report {
+    bitmill::capi::host_memory memory;
+    std::variant<bitmill::mill_report, bitmill::inspect_report> content;
+};
+
+namespace bitmill::capi {
+namespace {
+
+static_assert(static_cast<int>(error_code::ok) == BITMILL_OK &&
+              static_cast<int>(error_code::invalid_argument) == BITMILL_INVALID_ARGUMENT &&
+              static_cast<int>(error_code::bad_input) == BITMILL_BAD_INPUT &&
+              static_cast<int>(error_code::io) == BITMILL_IO &&
+              static_cast<int>(error_code::out_of_memory) == BITMILL_OUT_OF_MEMORY &&
+              static_cast<int>(error_code::refused) == BITMILL_REFUSED &&
+              static_cast<int>(error_code::cancelled) == BITMILL_CANCELLED &&
+              static_cast<int>(error_code::unsupported) == BITMILL_UNSUPPORTED);
+static_assert(static_cast<int>(log_level::info) == BITMILL_LOG_INFO &&
+              static_cast<int>(log_level::warning) == BITMILL_LOG_WARNING);
+
+// ---- errors --------------------------------------------------------------------------------------------------
+
+bitmill_status store(bitmill_error* error, bitmill_status status, std::uint64_t offset,
+                     std::string_view message) {
+    if (error == nullptr) return status;
+    std::size_t length = std::min(message.size(), sizeof error->message - 1);
+    // Not in the middle of a character.
+    if (length < message.size())
+        while (length != 0 && (static_cast<unsigned char>(message[length]) & 0xc0) == 0x80) --length;
+    error->status = status;
+    error->offset = offset;
+    std::memcpy(error->message, message.data(), length);
+    error->message[length] = '\0';
+    return status;
+}
+
+bitmill_status store(bitmill_error* error, const bitmill::error& what) {
+    const auto status = static_cast<bitmill_status>(what.code);
+    try {
+        return store(error, status, what.offset, what.text());
+    } catch (const std::exception&) {
+        return store(error, status, what.offset, what.message);  // no memory for the whole line
+    }
+}
+
+template <class Body>
+bitmill_status guard(bitmill_error* error, const Body& body) noexcept {
+    if (error != nullptr && !sound_size(*error)) return BITMILL_INVALID_ARGUMENT;
+    try {
+        const result<void> done = body();
+        return done ? store(error, BITMILL_OK, BITMILL_NO_OFFSET, "") : store(error, done.error());
+    } catch (const exception& failure) {
+        return store(error, failure.error());
+    } catch (const std::bad_alloc&) {
+        return store(error, BITMILL_OUT_OF_MEMORY, BITMILL_NO_OFFSET, "out of memory");
+    } catch (const std::exception& failure) {
+        return store(error, BITMILL_INTERNAL, BITMILL_NO_OFFSET, failure.what());
+    } catch (...) {
+        return store(error, BITMILL_INTERNAL, BITMILL_NO_OFFSET, "a hook threw an exception");
+    }
+}
+
+// ---- reports -------------------------------------------------------------------------------------------------
+
+// Memory for a report, taken before the work: afterwards it could fail, and the work would be done unreported.
+class new_report {
+public:
+    new_report(const host_memory& memory, bool wanted) : memory_(memory) {
+        if (wanted) storage_ = memory_.allocate(sizeof(bitmill_report), alignof(bitmill_report));
+    }
+    new_report(const new_report&) = delete;
+    new_report& operator=(const new_report&) = delete;
+    ~new_report() {
+        if (storage_ != nullptr)
+            memory_.deallocate(storage_, sizeof(bitmill_report), alignof(bitmill_report));
+    }
+    template <class Content>
+    void fill(Content&& content, bitmill_report** dst) {
+        if (storage_ == nullptr) return;
+        *dst = new (std::exchange(storage_, nullptr)) bitmill_report{memory_, std::forward<Content>(content)};
+    }
+
+private:
+    host_memory memory_;
+    void* storage_ = nullptr;
+};
+
+// Runs work(options, memory) -> result of what a report holds.
+template <class Work>
+result<void> run_reported(const bitmill_hooks* given, bitmill_report** report, const Work& work) {
+    const auto hooks = hooks_from(given);
+    if (!hooks) return hooks.error();
+    new_report reserved(host_memory(*hooks), report != nullptr);
+    auto content = work(*hooks);
+    if (!content) return content.error();
+    reserved.fill(std::move(content).value(), report);
+    return {};
+}
+
+result<mill_report> mill(const char* model, const char* out, const bitmill_mill_options& c,
+                         const bitmill_hooks& hooks) {
+    const auto from = text_from(model, "model");
+    if (!from) return from.error();
+    const auto to = text_from(out, "out");
+    if (!to) return to.error();
+    auto options = mill_options_from(c);
+    if (!options) return options.error();
+    host_memory memory;
+    put_hooks(hooks, memory, *options);
+    return quantize(*from, *to, *options);
+}
+
+result<mill_report> unmill(const char* model, const char* out, const bitmill_dequantize_options& c,
+                           const bitmill_hooks& hooks) {
+    const auto from = text_from(model, "model");
+    if (!from) return from.error();
+    const auto to = text_from(out, "out");
+    if (!to) return to.error();
+    work_options options;
+    put_work(c, options);
+    std::optional<dtype> type;
+    if (auto done = put_named(c.dtype, float_dtype_from_text, type); !done) return done.error();
+    host_memory memory;
+    put_hooks(hooks, memory, options);
+    return dequantize(*from, *to, type, options);
+}
+
+// ---- buffers -------------------------------------------------------------------------------------------------
+
+void put_sizes(bitmill_encoded& dst, const encoded_sizes& sizes) {
+    dst.codes_bytes = sizes.codes;
+    dst.scales_bytes = sizes.scales;
+    dst.zero_points_bytes = sizes.zero_points;
+    dst.nested_scales_bytes = sizes.nested_scales;
+}
+
+// Writes as much of `value` as the caller's struct has room for.
+void put_metrics(bitmill_metrics* dst, const error_metrics& value) {
+    bitmill_metrics out = BITMILL_METRICS_INIT;
+    out.elements = value.elements();
+    out.mse = value.mse();
+    out.max_abs = value.max_abs();
+    out.snr_db = value.elements() == 0 ? 0 : value.snr_db();
+    out.cosine = value.elements() == 0 ? 0 : value.cosine();
+    out.struct_size = dst->struct_size;
+    std::memcpy(dst, &out, std::min<std::size_t>(dst->struct_size, sizeof out));
+}
+
+result<void> encode_matrix(const bitmill_scheme* scheme_given, const bitmill_matrix* matrix, const void* src,
+                           bitmill_encoded* dst, const bitmill_encode_options* options_given, bool measure,
+                           error_metrics& measured) {
+    const auto scheme = scheme_from(scheme_given);
+    if (!scheme) return scheme.error();
+    const auto view = matrix_from(matrix, src);
+    if (!view) return view.error();
+    auto coded = encoded_from(dst, *scheme, view->rows, view->cols);
+    if (!coded) return coded.error();
+    const auto c = read_optional(options_given);
+    if (!c) return c.error();
+    const auto chosen = value_of<method>(methods, c->method, "method");
+    if (!chosen) return chosen.error();
+    const auto hooks = hooks_from(c->hooks);
+    if (!hooks) return hooks.error();
+    host_memory memory(*hooks);
+    encode_options how;
+    how.method = *chosen;
+    how.weight_threshold = c->weight_threshold;
+    how.measure = measure;
+    how.memory = &memory;
+    const auto done = encode(*scheme, *view, *coded, how);
+    if (!done) return done.error();
+    dst->nested_offset = coded->nested_offset;
+    measured = *done;
+    return {};
+}
+
+}  // namespace
+}  // namespace bitmill::capi
+
+using bitmill::result;
+namespace capi = bitmill::capi;
+
+uint32_t bitmill_version_number(void) { return BITMILL_VERSION_NUMBER; }
+
+const char* bitmill_version_text(void) { return BITMILL_VERSION_TEXT; }
+
+uint32_t bitmill_abi_version(void) { return BITMILL_ABI_VERSION; }
+
+const char* bitmill_status_text(bitmill_status status) {
+    static constexpr const char* names[] = {"ok",        "invalid_argument", "bad_input",
+                                            "io",        "out_of_memory",    "refused",
+                                            "cancelled", "unsupported",      "internal"};
+    return status >= 0 && static_cast<std::size_t>(status) < std::size(names) ? names[status] : "unknown";
+}
+
+const char* bitmill_isa(void) { return bitmill::kernels::active().name; }
+
+const char* bitmill_isa_available(size_t index) { return bitmill::kernels::available(index); }
+
+bitmill_status bitmill_set_isa(const char* name, bitmill_error* error) {
+    return capi::guard(error, [&]() -> result<void> {
+        const auto text = capi::text_from(name, "name");
+        if (!text) return text.error();
+        return bitmill::set_isa(*text);
+    });
+}
+
+bitmill_status bitmill_encode_bound(const bitmill_scheme* scheme, uint64_t rows, uint64_t cols,
+                                    bitmill_encoded* sizes, bitmill_error* error) {
+    return capi::guard(error, [&]() -> result<void> {
+        const auto checked = capi::read_struct(sizes);
+        if (!checked) return checked.error();
+        capi::put_sizes(*sizes, {});
+        const auto read = capi::scheme_from(scheme);
+        if (!read) return read.error();
+        const auto bound = bitmill::encode_bound(*read, rows, cols);
+        if (!bound) return bound.error();
+        capi::put_sizes(*sizes, *bound);
+        return {};
+    });
+}
+
+bitmill_status bitmill_encode(const bitmill_scheme* scheme, const bitmill_matrix* matrix, const void* src,
+                              bitmill_encoded* dst, const bitmill_encode_options* options,
+                              bitmill_metrics* metrics, bitmill_error* error) {
+    return capi::guard(error, [&]() -> result<void> {
+        const auto checked = capi::read_optional(metrics);
+        if (!checked) return checked.error();
+        bitmill::error_metrics measured;
+        if (metrics != nullptr) capi::put_metrics(metrics, measured);
+        auto done = capi::encode_matrix(scheme, matrix, src, dst, options, metrics != nullptr, measured);
+        if (done && metrics != nullptr) capi::put_metrics(metrics, measured);
+        return done;
+    });
+}
+
+bitmill_status bitmill_decode(const bitmill_scheme* scheme, const bitmill_encoded* src,
+                              const bitmill_matrix* matrix, void* dst, const bitmill_hooks* hooks,
+                              bitmill_error* error) {
+    return capi::guard(error, [&]() -> result<void> {
+        const auto read = capi::scheme_from(scheme);
+        if (!read) return read.error();
+        const auto view = capi::matrix_from(matrix, dst);
+        if (!view) return view.error();
+        const auto coded = capi::encoded_from(src, *read, view->rows, view->cols);
+        if (!coded) return coded.error();
+        const auto given = capi::hooks_from(hooks);
+        if (!given) return given.error();
+        capi::host_memory memory(*given);
+        return bitmill::decode(*read, *coded, *view, &memory);
+    });
+}
+
+bitmill_status bitmill_mill(const char* model, const char* out, const bitmill_mill_options* options,
+                            bitmill_report** report, bitmill_error* error) {
+    return capi::guard(error, [&]() -> result<void> {
+        if (report != nullptr) *report = nullptr;
+        const auto read = capi::read_struct(options);
+        if (!read) return read.error();
+        return capi::run_reported(read->hooks, report, [&](const bitmill_hooks& hooks) {
+            return capi::mill(model, out, *read, hooks);
+        });
+    });
+}
+
+bitmill_status bitmill_dequantize(const char* model, const char* out,
+                                  const bitmill_dequantize_options* options, bitmill_report** report,
+                                  bitmill_error* error) {
+    return capi::guard(error, [&]() -> result<void> {
+        if (report != nullptr) *report = nullptr;
+        const auto read = capi::read_optional(options);
+        if (!read) return read.error();
+        return capi::run_reported(read->hooks, report, [&](const bitmill_hooks& hooks) {
+            return capi::unmill(model, out, *read, hooks);
+        });
+    });
+}
+
+bitmill_status bitmill_inspect(const char* model, const bitmill_hooks* hooks, bitmill_report** report,
+                               bitmill_error* error) {
+    return capi::guard(error, [&]() -> result<void> {
+        if (report != nullptr) *report = nullptr;
+        return capi::run_reported(hooks, report,
+                                  [&](const bitmill_hooks&) -> result<bitmill::inspect_report> {
+                                      const auto text = capi::text_from(model, "model");
+                                      if (!text) return text.error();
+                                      return bitmill::inspect(*text);
+                                  });
+    });
+}
+
+bitmill_status bitmill_report_json(const bitmill_report* report, char* dst, size_t dst_bytes,
+                                   size_t* needed_bytes, bitmill_error* error) {
+    return capi::guard(error, [&]() -> result<void> {
+        if (needed_bytes != nullptr) *needed_bytes = 0;
+        if (report == nullptr) return capi::invalid("report is NULL");
+        const std::string text = std::visit([](const auto& one) { return one.json(); }, report->content);
+        if (needed_bytes != nullptr) *needed_bytes = text.size() + 1;
+        if (dst == nullptr && dst_bytes == 0) return {};
+        if (dst == nullptr || dst_bytes <= text.size())
+            return capi::invalid("dst has " + std::to_string(dst == nullptr ? 0 : dst_bytes) +
+                                 " bytes, needed are " + std::to_string(text.size() + 1));
+        std::memcpy(dst, text.c_str(), text.size() + 1);
+        return {};
+    });
+}
+
+void bitmill_report_destroy(bitmill_report* report) {
+    if (report == nullptr) return;
+    capi::host_memory memory = report->memory;
+    report->~bitmill_report();
+    memory.deallocate(report, sizeof(bitmill_report), alignof(bitmill_report));
+}

@@ -1,0 +1,347 @@
+/* The C interface of bitmill: mills neural-network weights down to 16, 8 and 4 bits.
+ *
+ * Compiles as C89 to C23 and as C++. Link libbitmill_c (pkg-config bitmill_c, CMake bitmill::c).
+ *
+ * Errors. A call that can fail returns a bitmill_status and takes a bitmill_error* last, which may be NULL and is
+ * filled on success too (status 0, empty message). On failure every out-parameter is NULL or 0. Nothing aborts,
+ * exits, prints or reads the environment, and no exception leaves the library.
+ *
+ * Structs. Initialise every struct with its _INIT macro: it sets struct_size, and 0 everywhere else, which stands for
+ * the default. Structs only grow at their end, so a program and a library of different age go together; a field that
+ * the library does not know must be 0, else the call is BITMILL_UNSUPPORTED. Pointers in a struct are used during the
+ * call only, unless said otherwise.
+ *
+ * Buffers are the caller's. Sizes ending in _bytes count bytes, all others elements. Texts are UTF-8 with a NUL behind.
+ *
+ * Threads. Every function may be called from any thread at any time; a report may be read from many threads at once.
+ * What a destroy function is given must not be in use.
+ */
+#ifndef BITMILL_H
+#define BITMILL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <bitmill/version.hpp> /* BITMILL_VERSION_MAJOR, _MINOR, _PATCH, _TEXT */
+
+#if defined(__GNUC__)
+#define BITMILL_API __attribute__((visibility("default")))
+#else
+#define BITMILL_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The number behind libbitmill_c.so. It changes when a program that was linked before would break. */
+#define BITMILL_ABI_VERSION 1
+
+/* Of the library that runs. Version numbers are major * 10000 + minor * 100 + patch. */
+#define BITMILL_VERSION_NUMBER \
+    (BITMILL_VERSION_MAJOR * 10000 + BITMILL_VERSION_MINOR * 100 + BITMILL_VERSION_PATCH)
+BITMILL_API uint32_t bitmill_version_number(void);
+BITMILL_API const char* bitmill_version_text(void); /* "0.1.0" */
+BITMILL_API uint32_t bitmill_abi_version(void);
+
+/* ---- errors ------------------------------------------------------------------------------------------------ */
+
+typedef int32_t bitmill_status;
+enum {
+    BITMILL_OK = 0,
+    BITMILL_INVALID_ARGUMENT = 1, /* the caller asked for something that has no meaning */
+    BITMILL_BAD_INPUT = 2,        /* a file breaks its format's rules, or a weight is NaN or infinite */
+    BITMILL_IO = 3,               /* the operating system refused */
+    BITMILL_OUT_OF_MEMORY = 4,    /* the work does not fit the memory it was given */
+    BITMILL_REFUSED = 5,          /* a gate or a verification said no */
+    BITMILL_CANCELLED = 6,        /* the progress hook asked to stop */
+    BITMILL_UNSUPPORTED = 7,      /* valid, but this version cannot do it */
+    BITMILL_INTERNAL = 8          /* a fault of bitmill, or a hook threw an exception */
+};
+
+/* "ok", "invalid_argument", ...; "unknown" for any other number. */
+BITMILL_API const char* bitmill_status_text(bitmill_status status);
+
+#define BITMILL_NO_OFFSET (~(uint64_t)0)
+
+typedef struct bitmill_error {
+    uint32_t struct_size;
+    bitmill_status status;
+    uint64_t offset;    /* byte in the file, or element of the matrix; else BITMILL_NO_OFFSET */
+    char message[1000]; /* one line: file, tensor, byte, what is wrong, what to do; cut where longer */
+} bitmill_error;
+#define BITMILL_ERROR_INIT {(uint32_t)sizeof(bitmill_error), 0, 0, {0}}
+
+/* ---- instruction sets -------------------------------------------------------------------------------------- */
+
+/* The one in use: "baseline", "avx2", "avx512bw" ... All give the same bits. */
+BITMILL_API const char* bitmill_isa(void);
+/* The index-th that this CPU can run, slowest first; NULL behind the last. */
+BITMILL_API const char* bitmill_isa_available(size_t index);
+/* Forces one for the whole process; calls that already run finish on the old one.
+ * INVALID_ARGUMENT: no such name. UNSUPPORTED: this CPU lacks it. */
+BITMILL_API bitmill_status bitmill_set_isa(const char* name, bitmill_error* error);
+
+/* ---- what the host may supply ------------------------------------------------------------------------------ */
+
+typedef int32_t bitmill_log_level;
+enum {
+    BITMILL_LOG_INFO = 1,
+    BITMILL_LOG_WARNING = 2
+};
+
+/* Each hook may be NULL, and gets its context back. allocate and deallocate come together and must be safe to call
+ * from several threads at once. No hook may longjmp or throw out of the library. */
+typedef struct bitmill_hooks {
+    uint32_t struct_size;
+    uint32_t reserved;
+
+    /* Memory for tiles, scratch and reports; small bookkeeping (names, plans) comes from operator new. alignment is
+     * a power of two of at most 16. NULL: none left, and the call returns BITMILL_OUT_OF_MEMORY. */
+    void* memory_context;
+    void* (*allocate)(void* memory_context, size_t bytes, size_t alignment);
+    void (*deallocate)(void* memory_context, void* memory, size_t bytes, size_t alignment);
+
+    /* Runs task(task_context, i) once for every i below count, in any order on any threads, and returns when all are
+     * done. Without it the library starts `threads` threads of its own for the call. */
+    void* parallel_context;
+    void (*parallel_for)(void* parallel_context, size_t count, void (*task)(void* task_context, size_t index),
+                         void* task_context);
+
+    /* One line for people, without a line break, from the calling thread. */
+    void* log_context;
+    void (*log)(void* log_context, bitmill_log_level level, const char* line);
+
+    /* After every tile, from any thread, one call at a time. Not 0: cancel, the call returns BITMILL_CANCELLED. */
+    void* progress_context;
+    int32_t (*progress)(void* progress_context, uint64_t done_bytes, uint64_t total_bytes);
+} bitmill_hooks;
+#define BITMILL_HOOKS_INIT \
+    {(uint32_t)sizeof(bitmill_hooks), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
+
+/* ---- matrices: buffers in, buffers out --------------------------------------------------------------------- */
+
+typedef int32_t bitmill_dtype;
+enum {
+    BITMILL_F32 = 1,
+    BITMILL_F16 = 2,
+    BITMILL_BF16 = 3,
+    BITMILL_F64 = 4
+};
+
+typedef int32_t bitmill_scheme_type;
+enum {
+    BITMILL_SCHEME_FP32 = 1,
+    BITMILL_SCHEME_FP16 = 2,
+    BITMILL_SCHEME_BF16 = 3,
+    BITMILL_SCHEME_INT8 = 4,
+    BITMILL_SCHEME_INT4 = 5,
+    BITMILL_SCHEME_NF4 = 6,
+    BITMILL_SCHEME_FP4 = 7
+};
+
+typedef int32_t bitmill_granularity;
+enum {
+    BITMILL_PER_CHANNEL = 0, /* one scale a row (an output of a Linear) */
+    BITMILL_PER_TENSOR = 1,  /* one scale */
+    BITMILL_GROUP = 2, /* one scale for group_size elements along a row; divides the row, multiple of 8 */
+    BITMILL_BLOCK =
+        3 /* nf4, fp4: one scale for group_size elements of the flattened matrix; 32, 64 ... 4096 */
+};
+
+typedef int32_t bitmill_method;
+enum {
+    BITMILL_ABSMAX = 0, /* scales from the largest magnitude; asymmetric: from min and max */
+    BITMILL_MSE = 1     /* scales by a least-squares search: int8 and int4, per_channel and group */
+};
+
+/* How a matrix is stored. */
+typedef struct bitmill_scheme {
+    uint32_t struct_size;
+    bitmill_scheme_type type;
+    bitmill_granularity granularity;
+    bitmill_dtype scale_dtype; /* int8, int4: F32 (also 0), F16 or BF16 */
+    uint64_t group_size;       /* for group and block */
+    int32_t asymmetric;        /* int8, int4: with zero points */
+    int32_t double_quant;      /* nf4, fp4: the absmax values are themselves stored in 8 bits */
+    int32_t offset_binary;     /* int8: bytes hold q + 128 instead of two's complement */
+    uint32_t reserved;
+    uint64_t row_alignment; /* int8, int4: rows of codes are filled with 0 to a multiple of it; 0: 1 */
+} bitmill_scheme;
+#define BITMILL_SCHEME_INIT {(uint32_t)sizeof(bitmill_scheme), 0, 0, 0, 0, 0, 0, 0, 0, 0}
+
+/* The float matrix beside its data pointer. A Linear weight is [out, in]: rows are outputs, groups run along a row.
+ * Strides may be negative; 0 stands for a matrix without gaps (row_stride cols, col_stride 1). The data pointer
+ * points to row 0, column 0 and is aligned to the element's size. */
+typedef struct bitmill_matrix {
+    uint32_t struct_size;
+    bitmill_dtype dtype;
+    uint64_t rows;
+    uint64_t cols;
+    int64_t row_stride;
+    int64_t col_stride;
+} bitmill_matrix;
+#define BITMILL_MATRIX_INIT {(uint32_t)sizeof(bitmill_matrix), 0, 0, 0, 0, 0}
+
+/* The parts of an encoded matrix and how many bytes there are at each pointer. Parts that a scheme lacks may be NULL.
+ * int8: a byte a code. int4: two codes a byte, the first in the low half, q + 8. nf4, fp4: two codes a byte, the first
+ * in the high half. zero_points are int8. */
+typedef struct bitmill_encoded {
+    uint32_t struct_size;
+    float nested_offset; /* double_quant: the mean absmax; written by encode, read by decode */
+    void* codes;
+    uint64_t codes_bytes;
+    void* scales;
+    uint64_t scales_bytes;
+    void* zero_points;
+    uint64_t zero_points_bytes;
+    void* nested_scales;
+    uint64_t nested_scales_bytes;
+} bitmill_encoded;
+#define BITMILL_ENCODED_INIT {(uint32_t)sizeof(bitmill_encoded), 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0}
+
+typedef struct bitmill_encode_options {
+    uint32_t struct_size;
+    bitmill_method method;
+    float weight_threshold; /* weights below it in magnitude become 0 before coding; 0: off */
+    uint32_t reserved;
+    const bitmill_hooks* hooks; /* allocate and deallocate are used */
+} bitmill_encode_options;
+#define BITMILL_ENCODE_OPTIONS_INIT {(uint32_t)sizeof(bitmill_encode_options), 0, 0, 0, NULL}
+
+/* decode(encode(x)) against x. */
+typedef struct bitmill_metrics {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t elements;
+    double mse;
+    double max_abs;
+    double snr_db; /* infinity where nothing was lost */
+    double cosine;
+} bitmill_metrics;
+#define BITMILL_METRICS_INIT {(uint32_t)sizeof(bitmill_metrics), 0, 0, 0, 0, 0, 0}
+
+/* Sets sizes->codes_bytes, scales_bytes, zero_points_bytes and nested_scales_bytes to what the parts of a
+ * rows x cols matrix need; its pointers stay. On failure the four are 0. INVALID_ARGUMENT: the scheme cannot hold
+ * such a matrix. */
+BITMILL_API bitmill_status bitmill_encode_bound(const bitmill_scheme* scheme, uint64_t rows, uint64_t cols,
+                                                bitmill_encoded* sizes, bitmill_error* error);
+
+/* Encodes a matrix into dst's buffers, which are at least as large as bitmill_encode_bound says and do not overlap
+ * src. options may be NULL. metrics may be NULL; then nothing is measured, which is faster. Runs on the calling
+ * thread: hosts cut a matrix by rows (or by whole blocks) to use more. The same bytes on every CPU.
+ * BAD_INPUT: a weight is NaN or infinite, error->offset is its index (row * cols + col). */
+BITMILL_API bitmill_status bitmill_encode(const bitmill_scheme* scheme, const bitmill_matrix* matrix,
+                                          const void* src, bitmill_encoded* dst,
+                                          const bitmill_encode_options* options, bitmill_metrics* metrics,
+                                          bitmill_error* error);
+
+/* Decodes into a matrix of any float type: int8, int4: (q - zero_point) * scale; nf4, fp4: value[code] * absmax; in f32,
+ * then rounded once. Gaps between rows are not written. hooks may be NULL; allocate and deallocate are used. */
+BITMILL_API bitmill_status bitmill_decode(const bitmill_scheme* scheme, const bitmill_encoded* src,
+                                          const bitmill_matrix* matrix, void* dst, const bitmill_hooks* hooks,
+                                          bitmill_error* error);
+
+/* ---- models: folder in, folder out ------------------------------------------------------------------------- */
+
+/* What was done, or found. Immutable. */
+typedef struct bitmill_report bitmill_report;
+
+/* Names and defaults are those of `bitmill quantize`; NULL or 0 is the default. */
+typedef struct bitmill_mill_options {
+    uint32_t struct_size;
+    uint32_t threads; /* 0: one per core; with hooks->parallel_for: how many tiles are in flight at most */
+    uint64_t memory_limit;      /* bytes of working memory; 0: 256 MiB. Changes no byte of the output */
+    const bitmill_hooks* hooks; /* all of them are used */
+    const char* to;             /* int8, int4, nf4, fp4, fp16, bf16, fp32; required */
+    const char* format;         /* plain, compressed-tensors, bitsandbytes; default: by level */
+    const char* granularity;    /* per_tensor, per_channel, group; default: by level */
+    uint64_t group_size;        /* with granularity group */
+    uint64_t block_size;        /* nf4, fp4: 32, 64 ... 4096; 0: 64 */
+    const char* method;         /* absmax, mse; default: int4 mse, else absmax */
+    const char* activation;     /* float, dynamic-int8; default: by level */
+    const char* embeddings;     /* keep, fp16, int8; default: keep */
+    const char* const* include; /* ECMAScript regular expressions, searched in tensor names */
+    const char* const* exclude;
+    const char* const* overrides; /* "RE=SCHEME" */
+    uint64_t include_count;
+    uint64_t exclude_count;
+    uint64_t overrides_count;
+    float weight_threshold; /* weights below it in magnitude become 0; 0: off */
+    int32_t double_quant;   /* nf4, fp4 */
+    int32_t asymmetric;
+    int32_t one_range;       /* per_tensor: one range for the whole model instead of each tensor's own */
+    int32_t keep_non_finite; /* keep tensors with NaN or Inf instead of refusing the model */
+    int32_t strict;          /* a deviation from the request is an error */
+    int32_t force;           /* replace an output that exists */
+    int32_t dry_run;         /* plan and report exact sizes, write nothing */
+} bitmill_mill_options;
+#define BITMILL_MILL_OPTIONS_INIT            \
+    {(uint32_t)sizeof(bitmill_mill_options), \
+     0,                                      \
+     0,                                      \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     0,                                      \
+     0,                                      \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     NULL,                                   \
+     0,                                      \
+     0,                                      \
+     0,                                      \
+     0,                                      \
+     0,                                      \
+     0,                                      \
+     0,                                      \
+     0,                                      \
+     0,                                      \
+     0,                                      \
+     0}
+
+typedef struct bitmill_dequantize_options {
+    uint32_t struct_size;
+    uint32_t threads;
+    uint64_t memory_limit;
+    const bitmill_hooks* hooks;
+    const char* dtype; /* f32, f16, bf16 for every float tensor; default: each tensor's dtype before */
+    int32_t force;
+    int32_t dry_run;
+} bitmill_dequantize_options;
+#define BITMILL_DEQUANTIZE_OPTIONS_INIT {(uint32_t)sizeof(bitmill_dequantize_options), 0, 0, NULL, NULL, 0, 0}
+
+/* Mills `model` (a Hugging Face folder or a .safetensors file) into the folder `out`, which appears whole or not at
+ * all: after an error it is what it was, except where an IO message begins "the new folder is in place". `out` may be
+ * "" in a dry run. report may be NULL. */
+BITMILL_API bitmill_status bitmill_mill(const char* model, const char* out,
+                                        const bitmill_mill_options* options, bitmill_report** report,
+                                        bitmill_error* error);
+
+/* A plain checkpoint back. options and report may be NULL. */
+BITMILL_API bitmill_status bitmill_dequantize(const char* model, const char* out,
+                                              const bitmill_dequantize_options* options,
+                                              bitmill_report** report, bitmill_error* error);
+
+/* Tensors, dtypes, schemes, sizes and shards of a model; reads no weights. hooks may be NULL. */
+BITMILL_API bitmill_status bitmill_inspect(const char* model, const bitmill_hooks* hooks,
+                                           bitmill_report** report, bitmill_error* error);
+
+/* The report as JSON, the same as --json of the command. needed_bytes (may be NULL) is set to its length with the NUL,
+ * also where dst is too small, which is INVALID_ARGUMENT and writes nothing. With dst NULL and dst_bytes 0 the call
+ * only asks for the length. */
+BITMILL_API bitmill_status bitmill_report_json(const bitmill_report* report, char* dst, size_t dst_bytes,
+                                               size_t* needed_bytes, bitmill_error* error);
+
+/* NULL is fine. The deallocate hook that the report was made with is called here. */
+BITMILL_API void bitmill_report_destroy(bitmill_report* report);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
