@@ -4,6 +4,10 @@
 #include <array>
 #include <atomic>
 
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
 // Defined once per instruction set by isa.cpp.
 #define BITMILL_TABLE extern "C" __attribute__((visibility("hidden"))) const bitmill::kernels::table
 #if defined(BITMILL_HAVE_BASELINE)
@@ -15,8 +19,14 @@ BITMILL_TABLE bitmill_kernels_avx2;
 #if defined(BITMILL_HAVE_AVX512BW)
 BITMILL_TABLE bitmill_kernels_avx512bw;
 #endif
+#if defined(BITMILL_HAVE_AVX512VNNI)
+BITMILL_TABLE bitmill_kernels_avx512vnni;
+#endif
 #if defined(BITMILL_HAVE_NEON64)
 BITMILL_TABLE bitmill_kernels_neon64;
+#endif
+#if defined(BITMILL_HAVE_NEON64_DOTPROD)
+BITMILL_TABLE bitmill_kernels_neon64_dotprod;
 #endif
 
 namespace bitmill {
@@ -26,6 +36,15 @@ struct candidate {
     const kernels::table* table;
     bool (*runs_here)();
 };
+
+#if defined(BITMILL_HAVE_AVX512BW)
+bool has_avx512bw() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+#endif
 
 // Slowest first.
 constexpr std::array candidates{
@@ -40,16 +59,17 @@ constexpr std::array candidates{
               }},
 #endif
 #if defined(BITMILL_HAVE_AVX512BW)
-    candidate{&bitmill_kernels_avx512bw,
-              [] {
-                  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("fma") &&
-                         __builtin_cpu_supports("f16c");
-              }},
+    candidate{&bitmill_kernels_avx512bw, has_avx512bw},
+#endif
+#if defined(BITMILL_HAVE_AVX512VNNI)
+    candidate{&bitmill_kernels_avx512vnni,
+              [] { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }},
 #endif
 #if defined(BITMILL_HAVE_NEON64)
     candidate{&bitmill_kernels_neon64, [] { return true; }},
+#endif
+#if defined(BITMILL_HAVE_NEON64_DOTPROD)
+    candidate{&bitmill_kernels_neon64_dotprod, [] { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }},
 #endif
 };
 

@@ -7,8 +7,10 @@ namespace {
 using baseline = xsimd::sse2;
 using avx2 = xsimd::avx2;
 using avx512bw = xsimd::avx512bw;
+using avx512vnni = xsimd::avx512bw;
 #elif defined(__aarch64__)
 using neon64 = xsimd::neon64;
+using neon64_dotprod = xsimd::neon64;
 #endif
 }  // namespace
 

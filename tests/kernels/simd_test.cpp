@@ -1,7 +1,10 @@
 // EXACT: every instruction set that this CPU runs gives the bits of the scalar reference.
+#include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,9 +20,9 @@ namespace k = bitmill::kernels;
 
 namespace {
 
-// Every family of values that a weight may come from: ordinary, tiny, huge, denormal, equal, zero, with ties.
-std::vector<float> values_of(unsigned family, std::size_t count, test::random& rng) {
-    std::vector<float> out(count);
+// Every family of values that a weight may come from: ordinary, tiny, huge, denormal, equal, zero, with ties,
+// with outliers, any finite bits.
+void fill(unsigned family, std::span<float> out, test::random& rng) {
     for (auto& x : out) {
         switch (family) {
             case 0: x = rng.normal() * 0.05f; break;
@@ -29,12 +32,20 @@ std::vector<float> values_of(unsigned family, std::size_t count, test::random& r
             case 4: x = -0.75f; break;
             case 5: x = rng.below(2) != 0 ? 0.0f : -0.0f; break;
             case 6: x = static_cast<float>(rng.below(31)) * 0.5f - 7.5f; break;  // ties
-            default: x = rng.below(100) == 0 ? rng.normal() * 50 : rng.normal() * 0.01f; break;
+            case 7: x = rng.below(100) == 0 ? rng.normal() * 50 : rng.normal() * 0.01f; break;
+            default:
+                do x = std::bit_cast<float>(rng.bits());
+                while (!std::isfinite(x));
         }
     }
+}
+constexpr unsigned families = 9;
+
+std::vector<float> values_of(unsigned family, std::size_t count, test::random& rng) {
+    std::vector<float> out(count);
+    fill(family, out, rng);
     return out;
 }
-constexpr unsigned families = 8;
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
     return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
@@ -43,6 +54,46 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 bool same_bits(const k::sums& a, const k::sums& b) {
     return std::memcmp(&a.err2, &b.err2, 3 * sizeof(double)) == 0 &&
            std::memcmp(&a.max_err, &b.max_err, 4) == 0;
+}
+
+// What a table makes of `src`: every output of the kernels that belong together.
+struct outcome {
+    std::size_t chosen = 0;
+    std::vector<float> scales, zeros, back;
+    std::vector<std::uint8_t> codes;
+    k::sums sums;
+
+    bool operator==(const outcome& other) const {
+        return chosen == other.chosen && same_bits(scales, other.scales) && same_bits(zeros, other.zeros) &&
+               codes == other.codes && same_bits(back, other.back) && same_bits(sums, other.sums);
+    }
+};
+
+outcome code_integers(const k::table& table, const std::vector<float>& src, const k::int_layout& layout,
+                      const k::int_rule& rule, bool stream) {
+    outcome out;
+    out.scales.resize(layout.groups);
+    out.zeros.resize(layout.groups);
+    out.back.resize(layout.groups * layout.group);
+    out.codes.resize(layout.groups * layout.stride);
+    out.chosen = table.choose_int(src.data(), layout, rule, out.scales.data(), out.zeros.data());
+    table.encode_int(src.data(), layout, rule.bits, out.scales.data(), out.zeros.data(), out.codes.data(),
+                     &out.sums);
+    table.decode_int(out.codes.data(), layout, rule.bits, out.scales.data(), out.zeros.data(),
+                     out.back.data(), stream);
+    return out;
+}
+
+outcome code_by_book(const k::table& table, const std::vector<float>& src, std::size_t block,
+                     const k::code_book& book, bool stream) {
+    outcome out;
+    out.scales.resize((src.size() + block - 1) / block);
+    out.back.resize(src.size());
+    out.codes.resize((src.size() + 1) / 2);
+    out.chosen = table.absmax_blocks(src.data(), src.size(), block, out.scales.data());
+    table.encode_book(src.data(), src.size(), block, out.scales.data(), book, out.codes.data(), &out.sums);
+    table.decode_book(out.codes.data(), src.size(), block, out.scales.data(), book, out.back.data(), stream);
+    return out;
 }
 
 std::vector<const k::table*> tables() {
@@ -66,40 +117,16 @@ TEST_CASE("integers: choose, encode and decode equal the reference on every isa"
                                        static_cast<k::scale_type>(mode / 8)};
                 k::int_layout layout{groups, group, (group * rule.bits + 7) / 8 + 3,
                                      static_cast<std::uint8_t>(mode % 3 == 0 ? 0x80 : 0)};
-                const auto run = [&](const k::table& table) {
-                    struct outcome {
-                        std::vector<float> scales, zeros, back;
-                        std::vector<std::uint8_t> codes;
-                        k::sums sums;
-                        std::size_t chosen;
-                    } out{std::vector<float>(groups),
-                          std::vector<float>(groups),
-                          std::vector<float>(groups * group),
-                          std::vector<std::uint8_t>(groups * layout.stride),
-                          {},
-                          0};
-                    out.chosen =
-                        table.choose_int(src.data(), layout, rule, out.scales.data(), out.zeros.data());
-                    table.encode_int(src.data(), layout, rule.bits, out.scales.data(), out.zeros.data(),
-                                     out.codes.data(), &out.sums);
-                    table.decode_int(out.codes.data(), layout, rule.bits, out.scales.data(), out.zeros.data(),
-                                     out.back.data(), mode % 5 == 0);
-                    return out;
-                };
-                const auto truth = run(k::reference::kernels);
+                const bool stream = mode % 5 == 0;
+                const auto truth = code_integers(k::reference::kernels, src, layout, rule, stream);
                 REQUIRE(truth.chosen == groups);
                 for (const auto* table : tables()) {
                     CAPTURE(table->name);
                     CAPTURE(group);
                     CAPTURE(family);
                     CAPTURE(mode);
-                    const auto got = run(*table);
-                    REQUIRE(got.chosen == groups);
-                    REQUIRE(same_bits(got.scales, truth.scales));
-                    REQUIRE(same_bits(got.zeros, truth.zeros));
-                    REQUIRE(got.codes == truth.codes);
-                    REQUIRE(same_bits(got.back, truth.back));
-                    REQUIRE(same_bits(got.sums, truth.sums));
+                    const auto got = code_integers(*table, src, layout, rule, stream);
+                    REQUIRE(got == truth);
                     for (const float one : got.back) REQUIRE_FALSE(std::isnan(one));
                     ++cases;
                 }
@@ -118,34 +145,14 @@ TEST_CASE("code books: absmax, encode and decode equal the reference on every is
                  {1ul, 15ul, 16ul, 17ul, block - 1, block, block + 1, 3 * block + 5}) {
                 for (unsigned family = 0; family < families; ++family) {
                     const auto src = values_of(family, count, rng);
-                    const std::size_t blocks = (count + block - 1) / block;
-                    const auto run = [&](const k::table& table) {
-                        struct outcome {
-                            std::vector<float> absmax, back;
-                            std::vector<std::uint8_t> codes;
-                            k::sums sums;
-                        } out{std::vector<float>(blocks),
-                              std::vector<float>(count),
-                              std::vector<std::uint8_t>((count + 1) / 2),
-                              {}};
-                        REQUIRE(table.absmax_blocks(src.data(), count, block, out.absmax.data()) == blocks);
-                        table.encode_book(src.data(), count, block, out.absmax.data(), book, out.codes.data(),
-                                          &out.sums);
-                        table.decode_book(out.codes.data(), count, block, out.absmax.data(), book,
-                                          out.back.data(), count % 2 == 0);
-                        return out;
-                    };
-                    const auto truth = run(k::reference::kernels);
+                    const auto truth = code_by_book(k::reference::kernels, src, block, book, count % 2 == 0);
+                    REQUIRE(truth.chosen == truth.scales.size());
                     for (const auto* table : tables()) {
                         CAPTURE(table->name);
                         CAPTURE(block);
                         CAPTURE(count);
                         CAPTURE(family);
-                        const auto got = run(*table);
-                        REQUIRE(same_bits(got.absmax, truth.absmax));
-                        REQUIRE(got.codes == truth.codes);
-                        REQUIRE(same_bits(got.back, truth.back));
-                        REQUIRE(same_bits(got.sums, truth.sums));
+                        REQUIRE(code_by_book(*table, src, block, book, count % 2 == 0) == truth);
                     }
                 }
             }
@@ -248,8 +255,72 @@ TEST_CASE("measure equals the reference on every isa") {
     }
 }
 
+namespace {
+
+// The other kernels of a table: range, f16 and bf16 there and back, sums.
+struct passes {
+    bool finite = false;
+    float low = 0, high = 0;
+    std::vector<std::uint16_t> f16, bf16;
+    std::vector<float> from_f16, from_bf16;
+    k::sums sums;
+
+    passes(const k::table& table, const std::vector<float>& src)
+        : f16(src.size()), bf16(src.size()), from_f16(src.size()), from_bf16(src.size()) {
+        finite = table.extremes(src.data(), src.size(), &low, &high);
+        table.narrow_f16(src.data(), src.size(), f16.data());
+        table.narrow_bf16(src.data(), src.size(), bf16.data());
+        table.widen_f16(f16.data(), src.size(), from_f16.data());
+        table.widen_bf16(bf16.data(), src.size(), from_bf16.data());
+        table.measure(src.data(), from_bf16.data(), src.size(), &sums);
+    }
+    bool operator==(const passes& other) const {
+        return finite == other.finite &&
+               std::bit_cast<std::uint32_t>(low) == std::bit_cast<std::uint32_t>(other.low) &&
+               std::bit_cast<std::uint32_t>(high) == std::bit_cast<std::uint32_t>(other.high) &&
+               f16 == other.f16 && bf16 == other.bf16 && same_bits(from_f16, other.from_f16) &&
+               same_bits(from_bf16, other.from_bf16) && same_bits(sums, other.sums);
+    }
+};
+
+}  // namespace
+
+// 10^4 blocks of 32 to 128 weights through every kernel; 10^6 where BITMILL_TEST_ALL is set.
+TEST_CASE("random blocks: every kernel equals the reference on every isa") {
+    const std::size_t wanted = std::getenv("BITMILL_TEST_ALL") != nullptr ? 1'000'000 : 10'000;
+    constexpr std::size_t groups = 50;
+    const auto& reference = k::reference::kernels;
+    test::random rng(5);
+    for (std::size_t done = 0; done < wanted; done += groups) {
+        const std::size_t group = 32 + rng.below(97);
+        std::vector<float> src(groups * group);
+        for (std::size_t g = 0; g < groups; ++g)
+            fill(rng.below(families), std::span(src).subspan(g * group, group), rng);
+        const k::int_rule rule{rng.below(2) != 0 ? 8u : 4u, rng.below(2) != 0, rng.below(2) != 0,
+                               static_cast<k::scale_type>(rng.below(3))};
+        const k::int_layout layout{groups, group, (group * rule.bits + 7) / 8 + rng.below(4),
+                                   static_cast<std::uint8_t>(rng.bits())};
+        const auto& book =
+            bitmill::book_of(rng.below(2) != 0 ? bitmill::scheme_type::nf4 : bitmill::scheme_type::fp4);
+        const std::size_t block = std::size_t{32} << rng.below(3);
+        const bool stream = rng.below(2) != 0;
+
+        const auto integers = code_integers(reference, src, layout, rule, stream);
+        const auto by_book = code_by_book(reference, src, block, book, stream);
+        const passes others(reference, src);
+        CAPTURE(done);
+        for (const auto* table : tables()) {
+            CAPTURE(table->name);
+            REQUIRE(code_integers(*table, src, layout, rule, stream) == integers);
+            REQUIRE(code_by_book(*table, src, block, book, stream) == by_book);
+            REQUIRE(passes(*table, src) == others);
+        }
+    }
+}
+
 TEST_CASE("set_isa forces an isa, and says no to others") {
     const std::string before = bitmill::isa();
+    if (std::getenv("BITMILL_FORCE_ISA") == nullptr) CHECK(before == bitmill::isa_available().back());
     for (const auto& name : bitmill::isa_available()) {
         REQUIRE(bitmill::set_isa(name));
         CHECK(bitmill::isa() == name);

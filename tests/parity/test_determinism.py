@@ -7,7 +7,6 @@ import pytest
 from conftest import OUTPUTS, ROOT, tree_hashes
 
 GOLDEN = ROOT / "tests" / "golden" / "minilm.json"
-SMALL = ["int8", "int8-group-128", "int4", "int4-group-32", "nf4-double-quant", "fp4", "fp16", "bf16"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def test_forcing_an_isa_works(bitmill, isas):
     assert "z80" in refused.err
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", OUTPUTS)
 def test_same_bytes_for_every_isa(name, bitmill, isas, milled, minilm, tmp_path):
     expected = tree_hashes(milled(*OUTPUTS[name]))
     assert expected

@@ -6,10 +6,14 @@
 
 namespace bitmill {
 namespace detail {
-#if defined(BITMILL_AVX512)
+#if defined(BITMILL_AVX512) && defined(__AVX512VNNI__)
+inline constexpr kernels::table host_table = kernels::kernels_of<xsimd::avx512bw>::make("avx512vnni");
+#elif defined(BITMILL_AVX512)
 inline constexpr kernels::table host_table = kernels::kernels_of<xsimd::avx512bw>::make("avx512bw");
 #elif defined(__AVX2__) && defined(__F16C__)
 inline constexpr kernels::table host_table = kernels::kernels_of<xsimd::avx2>::make("avx2");
+#elif defined(__ARM_FEATURE_DOTPROD)
+inline constexpr kernels::table host_table = kernels::kernels_of<xsimd::neon64>::make("neon64_dotprod");
 #elif defined(__aarch64__)
 inline constexpr kernels::table host_table = kernels::kernels_of<xsimd::neon64>::make("neon64");
 #else

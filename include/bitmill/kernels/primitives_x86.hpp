@@ -328,7 +328,12 @@ struct primitives<xsimd::avx512bw> : x86_bytes, avx_half {
     static BITMILL_FLATTEN words lower_words(words a, words b) { return _mm512_min_epi16(a, b); }
     static BITMILL_FLATTEN words higher_words(words a, words b) { return _mm512_max_epi16(a, b); }
     static BITMILL_FLATTEN words add_products(words sum, words a, words b) {
+#if defined(__AVX512VNNI__)
+        // Exact, as the two are. 3 % of int4 `mse` on Zen 4.
+        return _mm512_dpwssd_epi32(sum, a, b);
+#else
         return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+#endif
     }
     static BITMILL_FLATTEN __m128i to_four(words x) {
         const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
