@@ -1,7 +1,16 @@
 find_package(Threads REQUIRED)
-# Debian's xsimd target links a target `xtl` that its own config never looks for.
-find_package(xtl CONFIG REQUIRED)
-find_package(xsimd 8.1 CONFIG REQUIRED)
+if(BITMILL_XSIMD_INCLUDE_DIR)
+    add_library(xsimd INTERFACE IMPORTED)
+    target_include_directories(xsimd INTERFACE "${BITMILL_XSIMD_INCLUDE_DIR}")
+else()
+    # Debian's xsimd target links a target `xtl` that its own config never looks for; others come without it.
+    find_package(xtl CONFIG QUIET)
+    # No version in the call: xsimd's config refuses to serve as an older major version, and 8.1 to 14 all do.
+    find_package(xsimd CONFIG REQUIRED)
+    if(xsimd_VERSION VERSION_LESS 8.1)
+        message(FATAL_ERROR "bitmill needs xsimd 8.1 or newer; ${xsimd_DIR} has ${xsimd_VERSION}")
+    endif()
+endif()
 find_package(nlohmann_json 3.11 CONFIG REQUIRED)
 if(BITMILL_BUILD_CLI)
     find_package(CLI11 2.1 CONFIG REQUIRED)

@@ -9,6 +9,7 @@ option(BITMILL_INSTALL "Install headers, library and command" ${PROJECT_IS_TOP_L
 option(BITMILL_WERROR "Treat warnings as errors" ${PROJECT_IS_TOP_LEVEL})
 set(BITMILL_SANITIZE "" CACHE STRING "Sanitizers: empty, address (with undefined) or thread")
 set_property(CACHE BITMILL_SANITIZE PROPERTY STRINGS "" address thread)
+set(BITMILL_XSIMD_INCLUDE_DIR "" CACHE PATH "Headers of xsimd, where it has no CMake package")
 
 if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
     set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)

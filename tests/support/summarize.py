@@ -21,11 +21,11 @@ def count(path):
 
 def main(paths):
     total = [0, 0, 0]
-    print(f"{'suite':<16}{'passed':>8}{'failed':>8}{'skipped':>9}")
+    print(f"{'suite':<24}{'passed':>8}{'failed':>8}{'skipped':>9}")
     for path in map(pathlib.Path, paths):
         numbers = count(path)
         total = [a + b for a, b in zip(total, numbers)]
-        print(f"{path.stem:<16}{numbers[0]:>8}{numbers[1]:>8}{numbers[2]:>9}")
+        print(f"{path.stem:<24}{numbers[0]:>8}{numbers[1]:>8}{numbers[2]:>9}")
     print(f"{total[0]} passed, {total[1]} failed" + (f", {total[2]} skipped" if total[2] else ""))
     return 1 if total[1] or not total[0] else 0
 
