@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -104,6 +105,16 @@ def bitmill(bitmill_path):
         return result
 
     return run
+
+
+@pytest.fixture(scope="session")
+def memory_folder(tmp_path_factory):
+    """A folder in memory where there is one: fsync costs nothing there."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path_factory.mktemp("memory")
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="bitmill-") as folder:
+        yield pathlib.Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -69,7 +68,8 @@ BITMILL_INLINE result<atomic_folder> atomic_folder::create(const std::string& ou
     if (failed)
         return detail::os_error(failed.value(), "the output's parent folder must be there already", parent);
     made.out_ = (real_parent / made.name_).string();
-    made.parent_fd_ = ::open(real_parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    made.parent_fd_ =
+        detail::retrying([&] { return ::open(real_parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
     if (made.parent_fd_ < 0) return detail::os_error(errno, "cannot open the output's parent folder", parent);
     if (auto checked = made.check_out(source_root); !checked) return checked.error();
     if (auto locked = made.acquire_partial(); !locked) return locked.error();
@@ -99,7 +99,7 @@ BITMILL_INLINE result<void> atomic_folder::check_out(const std::string& source_r
     if (S_ISLNK(facts.st_mode)) return refuse("is a symbolic link; give the folder itself");
     if (!S_ISDIR(facts.st_mode)) return refuse("is not a folder; choose another output");
     if (!force_) return refuse("exists already; choose another output, or replace it with --force");
-    auto replaceable = detail::looks_replaceable(parent_fd_, name_, out_);
+    auto replaceable = detail::looks_replaceable(out_);
     if (!replaceable) return replaceable.error();
     if (!*replaceable)
         return refuse(
@@ -113,20 +113,33 @@ BITMILL_INLINE result<void> atomic_folder::acquire_partial() {
     const std::string shown = out_ + detail::partial_suffix;
     // A lock on a folder that was swapped in or deleted meanwhile is worth nothing: look again.
     for (int attempt = 0; attempt < 100; ++attempt) {
-        if (::mkdirat(parent_fd_, partial.c_str(), 0777) != 0 && errno != EEXIST)
-            return detail::os_error(errno, "cannot make the folder", shown);
-        detail::unique_fd fd(
-            ::openat(parent_fd_, partial.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+        const bool made = ::mkdirat(parent_fd_, partial.c_str(), 0777) == 0;
+        if (!made && errno != EEXIST) return detail::os_error(errno, "cannot make the folder", shown);
+        const auto give_up = [&](error why) {
+            // It is still empty; were it not, this would do nothing.
+            if (made) ::unlinkat(parent_fd_, partial.c_str(), AT_REMOVEDIR);
+            return why;
+        };
+        detail::unique_fd fd = detail::open_folder(parent_fd_, partial);
         if (!fd && errno == ENOENT) continue;
-        if (!fd) return detail::os_error(errno, "cannot open the folder for unfinished work", shown);
-        if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-            if (errno != EWOULDBLOCK) return detail::os_error(errno, "cannot lock the folder", shown);
+        if (!fd) return give_up(detail::os_error(errno, "cannot open the folder for unfinished work", shown));
+        if (!detail::lock(fd.get())) {
+            if (errno != EWOULDBLOCK)
+                return give_up(detail::os_error(errno, "cannot lock the folder", shown));
             return detail::make_error(error_code::io, "another bitmill is writing it; wait for it to end",
                                       out_);
         }
         if (!detail::is_entry(parent_fd_, partial, fd.get())) continue;
-        if (auto claimed = detail::claim_partial(fd.get(), shown); !claimed) return claimed;
-        partial_fd_ = fd.release();
+        const auto stale = detail::is_stale_partial(shown);
+        if (!stale) return give_up(stale.error());
+        partial_fd_ = fd.release();  // from here on it is this object's to delete
+        if (*stale) {
+            // Perhaps the old model: the swap itself must be on disk first, or a power cut brings it back empty.
+            if (auto synced = detail::sync_names(parent_fd_, shown); !synced) return synced;
+            if (auto emptied = detail::empty_folder(shown); !emptied) return emptied;
+        }
+        if (!detail::make_marker(partial_fd_))
+            return detail::os_error(errno, "cannot write to the folder", shown);
         return detail::recover_old(parent_fd_, name_, out_);
     }
     return detail::make_error(error_code::io, "other processes keep writing it; wait for them to end", out_);
@@ -150,52 +163,71 @@ BITMILL_INLINE result<void> atomic_folder::commit() {
     return swap_in();
 }
 
-BITMILL_INLINE result<void> atomic_folder::swap_in() {
+// Returns the name under which the old folder now waits to be deleted, "" where there was none.
+BITMILL_INLINE result<std::string> atomic_folder::swap_names(bool replaces) {
     const std::string partial = name_ + detail::partial_suffix;
     const std::string old_name = name_ + detail::old_suffix;
+    const auto rename = [&](const std::string& from, const std::string& to, unsigned flags) {
+        return detail::rename_with(parent_fd_, from, to, flags) == 0;
+    };
     const auto failed = [&] {
         return detail::os_error(errno, "cannot move the finished folder to its place", out_);
     };
-    detail::unique_fd old(
-        ::openat(parent_fd_, name_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-    std::string old_at;
-    if (!old) {
-        if (detail::rename_with(parent_fd_, partial, name_, RENAME_NOREPLACE) != 0) return failed();
-    } else {
+    if (!replaces) {
+        if (!rename(partial, name_, RENAME_NOREPLACE)) return failed();
+        return std::string();
+    }
+    if (rename(partial, name_, RENAME_EXCHANGE)) return partial;
+    if (errno != EINVAL && errno != ENOSYS) return failed();
+    if (!rename(name_, old_name, RENAME_NOREPLACE)) return failed();
+    if (!rename(partial, name_, RENAME_NOREPLACE)) {
+        const error why = failed();
+        ::renameat(parent_fd_, old_name.c_str(), parent_fd_, name_.c_str());
+        return why;
+    }
+    return old_name;
+}
+
+BITMILL_INLINE result<void> atomic_folder::swap_in() {
+    const detail::unique_fd old = detail::open_folder(parent_fd_, name_);
+    if (!old && errno != ENOENT) return detail::os_error(errno, "cannot open the folder to replace", out_);
+    if (old) {
         // The old folder is about to bear the partial's name: the lock keeps a second process, which would
         // take it for a stale partial, away until it is gone.
-        ::flock(old.get(), LOCK_EX | LOCK_NB);
-        // Should its deletion be cut off, the next run may finish it.
-        detail::make_marker(old.get());
-        if (detail::rename_with(parent_fd_, partial, name_, RENAME_EXCHANGE) == 0) {
-            old_at = partial;
-        } else {
-            if (errno != EINVAL && errno != ENOSYS) return failed();
-            if (detail::rename_with(parent_fd_, name_, old_name, RENAME_NOREPLACE) != 0) return failed();
-            if (detail::rename_with(parent_fd_, partial, name_, RENAME_NOREPLACE) != 0) {
-                const error why = failed();
-                ::renameat(parent_fd_, old_name.c_str(), parent_fd_, name_.c_str());
-                return why;
-            }
-            old_at = old_name;
-        }
+        if (!detail::lock(old.get()))
+            return detail::os_error(errno, "cannot lock the folder to replace", out_);
+        // Should its deletion be cut off, the next run may finish it. On a full disk it must do without.
+        (void)detail::make_marker(old.get());
+    }
+    const auto old_at = swap_names(static_cast<bool>(old));
+    if (!old_at) {
+        if (old) ::unlinkat(old.get(), detail::partial_marker, 0);
+        return old_at.error();
     }
     // From here on OUT is the new folder, whatever else fails.
-    ::unlinkat(partial_fd_, detail::partial_marker, 0);
-    ::close(std::exchange(partial_fd_, -1));
-    const auto after = [&](error why) {
+    const detail::unique_fd placed(std::exchange(partial_fd_, -1));
+    if (auto cleared = clear_away(placed.get(), *old_at); !cleared) {
+        error why = cleared.error();
         why.message = "the new folder is in place, but: " + why.message;
         return why;
-    };
-    if (detail::fsync_retrying(parent_fd_) != 0)
-        return after(detail::os_error(errno, "cannot bring its name to disk", out_));
-    if (old_at.empty()) return {};
-    const std::string old_path = std::filesystem::path(out_).parent_path() / old_at;
-    if (auto deleted = detail::delete_folder(parent_fd_, old_at, old_path); !deleted)
-        return after(deleted.error());
-    if (detail::fsync_retrying(parent_fd_) != 0)
-        return after(detail::os_error(errno, "cannot bring the deletion of the old one to disk", out_));
+    }
     return {};
+}
+
+// After the swap. Until the new names are on disk a power cut may bring back the old ones: no earlier may the old
+// folder be deleted, or the new one, whose name is still the partial's then, lose its mark.
+BITMILL_INLINE result<void> atomic_folder::clear_away(int placed_fd, const std::string& old_at) {
+    if (auto synced = detail::sync_names(parent_fd_, out_); !synced) return synced;
+    result<void> unmarked;
+    if (::unlinkat(placed_fd, detail::partial_marker, 0) != 0)
+        unmarked = detail::os_error(errno, "cannot delete", out_ + "/" + detail::partial_marker);
+    else
+        unmarked = detail::sync_names(placed_fd, out_);
+    if (old_at.empty()) return unmarked;
+    const std::string old_path = std::filesystem::path(out_).parent_path() / old_at;
+    if (auto deleted = detail::delete_folder(parent_fd_, old_at, old_path); !deleted) return deleted;
+    if (auto synced = detail::sync_names(parent_fd_, out_); !synced) return synced;
+    return unmarked;
 }
 
 BITMILL_INLINE void atomic_folder::discard() noexcept {

@@ -59,7 +59,11 @@ inline result<containment> find_containment(const std::string& root) {
     for (int level = 0; level < 4 && at.has_relative_path(); ++level) {
         below = below.empty() ? at.filename() : at.filename() / below;
         at = at.parent_path();
-        if (at.filename() != "snapshots" || !fs::is_directory(at.parent_path() / "blobs", failed)) continue;
+        if (at.filename() != "snapshots") continue;
+        const auto blobs = fs::status(at.parent_path() / "blobs", failed).type();
+        if (blobs == fs::file_type::none)
+            return os_error(failed.value(), "cannot open the blobs folder", root);
+        if (blobs != fs::file_type::directory) continue;
         return containment{at.parent_path().string(), (fs::path("snapshots") / below).string() + "/"};
     }
     return containment{real.string(), ""};
@@ -107,10 +111,11 @@ inline int open_beneath_walking(int folder_fd, const std::string& name, int flag
             continue;
         }
         if (parts.empty()) {
-            const int fd = ::openat(at, part.c_str(), flags | O_NOFOLLOW);
+            const int fd = retrying([&] { return ::openat(at, part.c_str(), flags | O_NOFOLLOW); });
             return fd < 0 ? -errno : fd;
         }
-        const int fd = ::openat(at, part.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        const int fd = retrying(
+            [&] { return ::openat(at, part.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC); });
         if (fd < 0) return -errno;
         entered.emplace_back(fd);
     }
@@ -121,7 +126,8 @@ inline int open_beneath_kernel(int folder_fd, const std::string& name, int flags
     struct open_how how{};
     how.flags = static_cast<unsigned>(flags);
     how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
-    const long fd = ::syscall(SYS_openat2, folder_fd, name.c_str(), &how, sizeof how);
+    const long fd =
+        retrying([&] { return ::syscall(SYS_openat2, folder_fd, name.c_str(), &how, sizeof how); });
     return fd < 0 ? -errno : static_cast<int>(fd);
 }
 
@@ -130,14 +136,15 @@ inline result<unique_fd> open_beneath_fd(const std::string& root, const std::str
     const std::string shown = root + "/" + name;
     auto inside = find_containment(root);
     if (!inside) return inside.error();
-    const unique_fd folder(::open(inside->folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    const unique_fd folder(
+        retrying([&] { return ::open(inside->folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC); }));
     if (!folder) return os_error(errno, "cannot open the model's folder", root);
     // O_NONBLOCK: a FIFO in the folder must not stop us.
     constexpr int flags = O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY;
     const std::string full = inside->prefix + name;
     int fd = -EAGAIN;
     // EAGAIN: something was renamed during the look-up.
-    for (int attempt = 0; attempt < 8 && (fd == -EAGAIN || fd == -EINTR); ++attempt)
+    for (int attempt = 0; attempt < 8 && fd == -EAGAIN; ++attempt)
         fd = open_beneath_kernel(folder.get(), full, flags);
     // EPERM: old seccomp filters of containers do not know openat2.
     if (fd == -ENOSYS || fd == -EPERM || fd == -EAGAIN) fd = open_beneath_walking(folder.get(), full, flags);
@@ -147,6 +154,7 @@ inline result<unique_fd> open_beneath_fd(const std::string& root, const std::str
             "leads outside the model's folder, which a model may not do; put the file itself there", shown);
     if (fd == -ELOOP) return bad_file("is a circle of symbolic links; put the file itself there", shown);
     if (fd == -ENXIO) return bad_file("is not a regular file", shown);
+    if (fd == -ENAMETOOLONG) return bad_file("the name is too long for this file system", shown);
     return os_error(-fd, "cannot open", shown);
 }
 

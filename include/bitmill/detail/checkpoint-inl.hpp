@@ -20,9 +20,11 @@ inline constexpr const char* single_name = "model.safetensors";
 inline constexpr const char* index_name = "model.safetensors.index.json";
 
 // A file that the model itself names must be there: the model is broken where it is not.
-inline error as_bad_input(error failed, const char* advice) {
-    if (failed.code == error_code::io) failed.code = error_code::bad_input;
-    failed.message += std::string("; ") + advice;
+inline error cannot_open_shard(error failed) {
+    std::error_code unknown;
+    if (std::filesystem::status(failed.file, unknown).type() == std::filesystem::file_type::not_found)
+        failed.code = error_code::bad_input;
+    failed.message += "; the index names it as a shard";
     return failed;
 }
 
@@ -83,7 +85,9 @@ BITMILL_INLINE result<checkpoint> checkpoint::open(const std::string& path) {
     made.shard_names_.push_back(file.filename().string());
     made.shards_.push_back(std::move(*shard));
     // Beside a lone file lies anything; only with a config.json is its folder a model's.
-    if (!fs::exists(fs::symlink_status(fs::path(made.root_) / "config.json", failed))) return made;
+    const auto has_config = detail::is_there(made.root_ + "/config.json");
+    if (!has_config) return has_config.error();
+    if (!*has_config) return made;
     if (auto read = made.open_rest(); !read) return read.error();
     return made;
 }
@@ -122,8 +126,9 @@ BITMILL_INLINE result<void> checkpoint::open_folder() {
 }
 
 BITMILL_INLINE result<void> checkpoint::open_rest() {
-    std::error_code failed;
-    if (std::filesystem::exists(std::filesystem::symlink_status(root_ + "/config.json", failed))) {
+    const auto has_config = detail::is_there(root_ + "/config.json");
+    if (!has_config) return has_config.error();
+    if (*has_config) {
         auto file = input_file::open_beneath(root_, "config.json");
         if (!file) return file.error();
         auto text = read_text(*file, detail::max_config_bytes);
@@ -175,7 +180,7 @@ BITMILL_INLINE result<void> checkpoint::open_index(input_file index) {
         number[first_seen] = static_cast<std::uint32_t>(shard_names_.size());
         shard_names_.push_back(name);
         auto file = input_file::open_beneath(root_, name);
-        if (!file) return detail::as_bad_input(file.error(), "the index names it as a shard");
+        if (!file) return detail::cannot_open_shard(file.error());
         auto shard = safetensors_file::open(std::move(*file));
         if (!shard) return shard.error();
         shards_.push_back(std::move(*shard));

@@ -75,9 +75,8 @@ BITMILL_INLINE result<input_file> input_file::open_beneath(const std::string& ro
 BITMILL_INLINE result<input_file> input_file::open(const std::string& path) {
     if (path.empty() || path.find('\0') != std::string::npos)
         return detail::make_error(error_code::invalid_argument, "a file's path must be given", path);
-    int fd = -1;
-    do fd = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
-    while (fd < 0 && errno == EINTR);
+    const int fd =
+        detail::retrying([&] { return ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY); });
     if (fd < 0) return detail::os_error(errno, "cannot open", path);
     return adopt(fd, path);
 }
@@ -90,9 +89,9 @@ BITMILL_INLINE result<void> input_file::read_at(std::uint64_t offset, std::span<
                                       std::to_string(dst.size()) + " bytes asked for; fetch it again",
                                   path_, {}, offset);
     while (!dst.empty()) {
-        const ssize_t got = ::pread(fd_, dst.data(), dst.size(), static_cast<off_t>(offset));
+        const ssize_t got = detail::retrying(
+            [&] { return ::pread(fd_, dst.data(), dst.size(), static_cast<off_t>(offset)); });
         if (got < 0) {
-            if (errno == EINTR) continue;
             error failed = detail::os_error(errno, "cannot read", path_);
             failed.offset = offset;
             return failed;
@@ -129,9 +128,8 @@ BITMILL_INLINE output_file::~output_file() {
 BITMILL_INLINE result<output_file> output_file::create(const std::string& path) {
     if (path.empty() || path.find('\0') != std::string::npos)
         return detail::make_error(error_code::invalid_argument, "a file's path must be given", path);
-    int fd = -1;
-    do fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
-    while (fd < 0 && errno == EINTR);
+    const int fd = detail::retrying(
+        [&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666); });
     if (fd < 0) return detail::os_error(errno, "cannot create", path);
     return output_file(fd, path);
 }
@@ -142,8 +140,8 @@ BITMILL_INLINE result<void> output_file::write_at(std::uint64_t offset, std::spa
         return detail::make_error(error_code::invalid_argument, "no file can be that long", path_, {},
                                   offset);
     while (!src.empty()) {
-        const ssize_t done = ::pwrite(fd_, src.data(), src.size(), static_cast<off_t>(offset));
-        if (done < 0 && errno == EINTR) continue;
+        const ssize_t done = detail::retrying(
+            [&] { return ::pwrite(fd_, src.data(), src.size(), static_cast<off_t>(offset)); });
         if (done <= 0) {
             error failed = detail::os_error(done < 0 ? errno : EIO, "cannot write", path_);
             failed.offset = offset;
@@ -157,26 +155,19 @@ BITMILL_INLINE result<void> output_file::write_at(std::uint64_t offset, std::spa
 
 BITMILL_INLINE result<void> output_file::resize(std::uint64_t bytes) {
     const auto length = checked_cast<off_t>(bytes);
-    int status = 0;
-    do {
-        errno = EFBIG;
-        status = length ? ::ftruncate(fd_, *length) : -1;
-    } while (status != 0 && errno == EINTR);
-    if (status != 0)
+    errno = EFBIG;
+    if (!length || detail::retrying([&] { return ::ftruncate(fd_, *length); }) != 0)
         return detail::os_error(errno, "cannot make it " + std::to_string(bytes) + " bytes long", path_);
     return {};
 }
 
 BITMILL_INLINE result<void> output_file::reserve(std::uint64_t bytes) {
     const auto length = checked_cast<off_t>(bytes);
-    int status = 0;
-    do {
-        errno = EFBIG;
-        status = bytes == 0 ? 0 : length ? ::fallocate(fd_, 0, 0, *length) : -1;
-    } while (status != 0 && errno == EINTR);
-    // Every other refusal (EOPNOTSUPP and its kin) only says that this file system cannot reserve.
-    if (status != 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
-        return detail::os_error(errno, "no room for its " + std::to_string(bytes) + " bytes", path_);
+    if (length && *length != 0 && detail::retrying([&] { return ::fallocate(fd_, 0, 0, *length); }) != 0) {
+        // Every other refusal (EOPNOTSUPP and its kin) only says that this file system cannot reserve.
+        if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG || errno == EIO)
+            return detail::os_error(errno, "no room for its " + std::to_string(bytes) + " bytes", path_);
+    }
     return resize(bytes);
 }
 

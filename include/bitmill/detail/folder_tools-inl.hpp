@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,6 +23,16 @@ inline bool same_inode(const struct stat& a, const struct stat& b) noexcept {
     return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
+// errno tells why where there is none.
+inline unique_fd open_folder(int parent_fd, const std::string& name) noexcept {
+    return unique_fd(retrying(
+        [&] { return ::openat(parent_fd, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC); }));
+}
+
+inline bool lock(int fd) noexcept {
+    return retrying([&] { return ::flock(fd, LOCK_EX | LOCK_NB); }) == 0;
+}
+
 // Does the name still lead to the open folder?
 inline bool is_entry(int parent_fd, const std::string& name, int fd) noexcept {
     struct stat by_name{}, by_fd{};
@@ -33,26 +44,29 @@ inline bool is_entry(int parent_fd, const std::string& name, int fd) noexcept {
 // spellings of one path do not hide it.
 inline result<bool> is_at_or_above(int parent_fd, const std::string& name, const std::string& path) {
     struct stat wanted{};
-    if (::fstatat(parent_fd, name.c_str(), &wanted, 0) != 0) return false;
-    unique_fd at(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    const auto failed = [&] {
+        return os_error(errno, "cannot compare the output with the model's folder", path);
+    };
+    if (::fstatat(parent_fd, name.c_str(), &wanted, 0) != 0) {
+        if (errno == ENOENT || errno == ELOOP) return false;
+        return failed();
+    }
+    unique_fd at(retrying([&] { return ::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC); }));
     struct stat here{};
     while (at && ::fstat(at.get(), &here) == 0) {
         if (same_inode(here, wanted)) return true;
-        unique_fd up(::openat(at.get(), "..", O_PATH | O_DIRECTORY | O_CLOEXEC));
+        unique_fd up(retrying([&] { return ::openat(at.get(), "..", O_PATH | O_DIRECTORY | O_CLOEXEC); }));
         struct stat above{};
         if (!up || ::fstat(up.get(), &above) != 0) break;
         if (same_inode(above, here)) return false;  // the root
         at = std::move(up);
     }
-    return os_error(errno, "cannot compare the output with the model's folder", path);
+    return failed();
 }
 
 // Empty, or config.json or *.safetensors in it.
-inline result<bool> looks_replaceable(int parent_fd, const std::string& name, const std::string& shown) {
-    struct stat facts{};
-    if (::fstatat(parent_fd, name.c_str(), &facts, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISDIR(facts.st_mode))
-        return false;
-    auto entries = list_folder(shown);
+inline result<bool> looks_replaceable(const std::string& path) {
+    auto entries = list_folder(path);
     if (!entries) return entries.error();
     // Many kinds of folder have a config.json; a model has weights beside it.
     const bool has_config =
@@ -64,13 +78,21 @@ inline result<bool> looks_replaceable(int parent_fd, const std::string& name, co
 }
 
 // Lies in a folder that bitmill may delete without asking. A folder of the partial's name without it is the
-// user's. It is the first thing made in the folder and the last that is deleted.
+// user's. It is the first thing made in the folder and the last that is deleted, after a power cut too.
 inline constexpr const char* partial_marker = ".bitmill-partial";
 
 inline bool make_marker(int folder_fd) noexcept {
-    const unique_fd made(
-        ::openat(folder_fd, partial_marker, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
-    return static_cast<bool>(made);
+    const unique_fd made(retrying([&] {
+        return ::openat(folder_fd, partial_marker, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+    }));
+    return made && fsync_retrying(folder_fd) == 0;
+}
+
+inline result<void> sync_path(const std::string& path, int flags) {
+    const unique_fd fd(
+        retrying([&] { return ::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | flags); }));
+    if (!fd || fsync_retrying(fd.get()) != 0) return os_error(errno, "cannot bring it to disk", path);
+    return {};
 }
 
 // remove_all never follows a link (libstdc++ works by openat and unlinkat since GCC 11.3).
@@ -81,15 +103,19 @@ inline result<void> empty_folder(const std::string& path) {
     std::stable_partition(entries->begin(), entries->end(),
                           [&](const auto& entry) { return !is_marker(entry); });
     for (const folder_entry& entry : *entries) {
+        if (is_marker(entry))
+            if (auto synced = sync_path(path, O_DIRECTORY); !synced) return synced;
         std::error_code failed;
-        std::filesystem::remove_all(path + "/" + entry.name, failed);
+        do std::filesystem::remove_all(path + "/" + entry.name, failed);
+        while (failed == std::errc::interrupted);
         if (failed) return os_error(failed.value(), "cannot delete", path + "/" + entry.name);
     }
     return {};
 }
 
-// Empties a partial folder that a killed run left. Errors: invalid_argument where it is not bitmill's.
-inline result<void> claim_partial(int folder_fd, const std::string& path) {
+// Does a folder of the partial's name hold what a killed run left? Errors: invalid_argument where it holds what
+// is not bitmill's.
+inline result<bool> is_stale_partial(const std::string& path) {
     auto entries = list_folder(path);
     if (!entries) return entries.error();
     const bool ours = std::any_of(entries->begin(), entries->end(),
@@ -98,20 +124,17 @@ inline result<void> claim_partial(int folder_fd, const std::string& path) {
         return make_error(
             error_code::invalid_argument,
             "is needed for unfinished work but holds files that are not bitmill's; move it away", path);
-    if (auto emptied = empty_folder(path); !emptied) return emptied;
-    if (!make_marker(folder_fd)) return os_error(errno, "cannot write to the folder", path);
+    return !entries->empty();
+}
+
+inline result<void> sync_names(int folder_fd, const std::string& path) {
+    if (fsync_retrying(folder_fd) != 0) return os_error(errno, "cannot bring its names to disk", path);
     return {};
 }
 
 inline result<void> delete_folder(int parent_fd, const std::string& name, const std::string& path) {
     if (auto emptied = empty_folder(path); !emptied) return emptied;
     if (::unlinkat(parent_fd, name.c_str(), AT_REMOVEDIR) != 0) return os_error(errno, "cannot delete", path);
-    return {};
-}
-
-inline result<void> sync_path(const std::string& path, int flags) {
-    const unique_fd fd(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | flags));
-    if (!fd || fsync_retrying(fd.get()) != 0) return os_error(errno, "cannot bring it to disk", path);
     return {};
 }
 
@@ -144,10 +167,16 @@ inline int rename_with(int parent_fd, const std::string& from, const std::string
 // A kill between the two renames of a file system that cannot exchange leaves OUT under its old name only.
 inline result<void> recover_old(int parent_fd, const std::string& name, const std::string& out) {
     const std::string old_name = name + ".bitmill-old";
-    struct stat facts{};
-    if (::fstatat(parent_fd, old_name.c_str(), &facts, AT_SYMLINK_NOFOLLOW) != 0) return {};
-    if (::fstatat(parent_fd, name.c_str(), &facts, AT_SYMLINK_NOFOLLOW) == 0)
+    const auto has_old = is_there(out + ".bitmill-old");
+    if (!has_old) return has_old.error();
+    if (!*has_old) return {};
+    const auto has_out = is_there(out);
+    if (!has_out) return has_out.error();
+    if (*has_out) {
+        // The swap itself must be on disk first, or a power cut brings back what is deleted here.
+        if (auto synced = sync_names(parent_fd, out); !synced) return synced;
         return delete_folder(parent_fd, old_name, out + ".bitmill-old");
+    }
     if (rename_with(parent_fd, old_name, name, RENAME_NOREPLACE) != 0)
         return os_error(errno, "cannot bring the old folder back", out + ".bitmill-old");
     return {};

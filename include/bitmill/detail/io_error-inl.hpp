@@ -69,12 +69,16 @@ private:
     int fd_ = -1;
 };
 
-// Linux releases the descriptor even where close() or fsync() says EINTR; only fsync may be asked again.
-inline int fsync_retrying(int fd) noexcept {
-    int status = 0;
-    do status = ::fsync(fd);
-    while (status != 0 && errno == EINTR);
+// Asks again where a signal came between. Not for close(): Linux has released the descriptor even then.
+template <class Call>
+auto retrying(const Call& call) noexcept {
+    auto status = call();
+    while (status < 0 && errno == EINTR) status = call();
     return status;
+}
+
+inline int fsync_retrying(int fd) noexcept {
+    return retrying([&] { return ::fsync(fd); });
 }
 
 }  // namespace bitmill::detail

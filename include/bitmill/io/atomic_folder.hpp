@@ -40,7 +40,9 @@ private:
     atomic_folder() = default;
     result<void> check_out(const std::string& source_root) const;
     result<void> acquire_partial();
+    result<std::string> swap_names(bool replaces);
     result<void> swap_in();
+    result<void> clear_away(int placed_fd, const std::string& old_at);
     void discard() noexcept;
 
     std::string out_;   // canonical parent + name
