@@ -17,6 +17,12 @@ if(BITMILL_BUILD_CLI)
 endif()
 if(BITMILL_BUILD_TESTS)
     find_package(doctest 2.4 CONFIG REQUIRED)
+    # For the tests of bitmill/xtensor.hpp alone.
+    set(xtensor_needed REQUIRED)
+    if(CMAKE_CROSSCOMPILING)
+        set(xtensor_needed QUIET)  # Debian has it for the machine's own processor only
+    endif()
+    find_package(xtensor 0.24 CONFIG ${xtensor_needed})
 endif()
 if(BITMILL_BUILD_BENCH)
     find_package(benchmark 1.7 CONFIG REQUIRED)

@@ -21,8 +21,8 @@ BELOW = {
 }
 TOP = {"version.hpp": "core"}  # headers outside a layer's folder; the umbrella may include everything
 UMBRELLAS = {"bitmill.hpp", "xtensor.hpp"}
-# The one vector source and its primitives; no other public header names a library.
-THIRD_PARTY_HEADERS = {"kernels/simd.hpp", "kernels/lanes.hpp"}
+# The one vector source and its primitives, and the adaptors; no other public header names a library.
+THIRD_PARTY_HEADERS = {"kernels/simd.hpp", "kernels/lanes.hpp", "xtensor.hpp"}
 COMPILER_HEADERS = {"xmmintrin.h", "immintrin.h", "arm_neon.h"}
 NOT_FOR_COMMANDS = re.compile(r"bitmill/(detail/|kernels/(?!dispatch\.hpp))")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
@@ -85,6 +85,10 @@ def check_header(include, path):
             yield f"{name}: includes \"{target}\": write <bitmill/...>"
         elif third_party(kind, target) and not private:
             yield f"{name}: a public header includes <{target}>"
+        elif target == "bitmill/xtensor.hpp":
+            yield f"{name}: includes <{target}>, and everybody would need xtensor"
+        elif third_party(kind, target) and name == "xtensor.hpp" and not target.startswith("xtensor/"):
+            yield f"{name}: includes <{target}>, which is not xtensor's"
         elif target.startswith("bitmill/") and not umbrella:
             lower = layer_of(include, target.removeprefix("bitmill/"))
             if lower not in ALLOWED[layer]:
@@ -143,6 +147,12 @@ SAMPLES = [
     ("an unknown layer", {H + "misc/a.hpp": ""}, "belongs to no layer"),
     ("a library in a public header", {H + "io/a.hpp": "#include <nlohmann/json.hpp>\n"},
      "a public header includes <nlohmann/json.hpp>"),
+    ("adaptors for one library", {
+        H + "codec/b.hpp": "", H + "xtensor.hpp": "#include <xtensor/xarray.hpp>\n#include <bitmill/codec/b.hpp>\n"}, None),
+    ("adaptors that need another library", {H + "xtensor.hpp": "#include <nlohmann/json.hpp>\n"},
+     "which is not xtensor's"),
+    ("an umbrella that needs xtensor", {H + "bitmill.hpp": "#include <bitmill/xtensor.hpp>\n"},
+     "everybody would need xtensor"),
     ("a system header in a public header", {H + "io/a.hpp": "#include <unistd.h>\n"},
      "a public header includes <unistd.h>"),
     ("a quoted include", {H + "io/a.hpp": '#include "b.hpp"\n'}, "write <bitmill/...>"),
