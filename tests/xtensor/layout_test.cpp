@@ -191,6 +191,12 @@ TEST_CASE("xtensor: other expressions are evaluated once") {
     check_encode("one row broadcast", xt::broadcast(xt::row(dense, 0), std::array{rows, cols}), rows, cols,
                  false);
     check_encode("transposed sum", xt::transpose(tall + tall), rows, cols, false);
+    // Stride 0 means no gaps to the codec; here it means one row, or one column, again and again.
+    const std::array shape{rows, cols};
+    for (const auto& strides : {std::array<std::ptrdiff_t, 2>{0, 1}, {1, 0}})
+        check_encode("elements in one place",
+                     xt::adapt(dense.data(), dense.size(), xt::no_ownership(), shape, strides), rows, cols,
+                     false);
 }
 
 TEST_CASE("xtensor: leading dimensions are rows") {
