@@ -1,26 +1,29 @@
-"""Builds and runs a user's project against bitmill: installed, header-only, shared, or as a subfolder."""
+"""Builds and runs a user's programs, in C++ and in C, against bitmill in each way it can be had.
+
+find_package, pkg_config: what `cmake --install` leaves. headers, shared, add_subdirectory: other kinds of it.
+packages: builds the .deb files and the tarball, for the ways deb, tarball and vcpkg, which unpack and use them.
+"""
 
 import argparse
+import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "guards"))
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "guards"))
 import layering
 
-PARSER = argparse.ArgumentParser(description=__doc__)
-PARSER.add_argument("--way", required=True, choices=["find_package", "headers", "add_subdirectory", "shared"])
-for name in ("source", "build", "work"):
-    PARSER.add_argument(f"--{name}", required=True, type=pathlib.Path)
-for name in ("cmake", "generator", "compiler", "version"):
-    PARSER.add_argument(f"--{name}", required=True)
-PARSER.add_argument("--prefix-path", default="", help="where bitmill's own dependencies are")
 
-
-def run(*command):
+def run(*command, **options):
     print("+", *command, flush=True)
-    subprocess.run([str(part) for part in command], check=True)
+    return subprocess.run([str(part) for part in command], check=True, text=True, **options)
+
+
+def output(*command, **options):
+    return run(*command, stdout=subprocess.PIPE, **options).stdout.strip()
 
 
 def configure(args, source, build, *options):
@@ -28,35 +31,181 @@ def configure(args, source, build, *options):
         "-DCMAKE_BUILD_TYPE=Release", *options)
 
 
+def build_library(args, build, *options):
+    configure(args, args.source, build, "-DBITMILL_BUILD_TESTS=OFF", "-DBITMILL_BUILD_BENCH=OFF", "-DBITMILL_WERROR=OFF",
+              f"-DCMAKE_PREFIX_PATH={args.prefix_path}", *options)
+    run(args.cmake, "--build", build)
+
+
 def install(args, build, prefix):
-    shutil.rmtree(prefix, ignore_errors=True)
     run(args.cmake, "--install", build, "--prefix", prefix)
-    # A private library must not show in what we install.
+    check_tree(args, prefix, "*.cmake", "*.pc")
+
+
+def check_tree(args, prefix, *patterns):
+    """A private library must not show in our headers, nor a folder of this machine in any file."""
     complaints = layering.check(prefix, args)
     assert not complaints, complaints
+    for path in (path for pattern in patterns for path in prefix.rglob(pattern) if path.is_file()):
+        for folder in (args.source, args.work):
+            assert str(folder).encode() not in path.read_bytes(), f"{path} names {folder}"
+
+
+# ---- a user's programs -----------------------------------------------------------------------------------
+
+
+def use_cmake(args, work, project, *options):
+    """Builds the user's project and runs all its programs."""
+    build = work / project
+    configure(args, HERE / project, build, f"-DEXPECTED_VERSION={args.version}", *options)
+    run(args.cmake, "--build", build)
+    programs = sorted(path for path in build.glob("consumer*") if path.is_file())
+    assert programs, f"{project} built no program"
+    for program in programs:
+        run(program)
+
+
+def use_pkg_config(args, work, folder):
+    """folder holds the .pc files; no other folder is searched."""
+    def flags(name, *options):
+        return output("pkg-config", *options, name, env=os.environ | {"PKG_CONFIG_LIBDIR": str(folder)}).split()
+
+    def compile_and_run(program, *command):
+        run(*command, "-Wall", "-Wextra", "-pedantic-errors", "-Werror", "-o", work / f"pkg_config_{program}",
+            f'-DEXPECTED_VERSION="{args.version}"')
+        run(work / f"pkg_config_{program}", env=os.environ | {"LD_LIBRARY_PATH": libraries})
+
+    for name in ("bitmill", "bitmill_c"):
+        assert flags(name, "--modversion") == [args.version], name
+    libraries, = flags("bitmill_c", "--variable=libdir")
+    compile_and_run("cpp", args.compiler, "-std=c++20", HERE / "main.cpp", *flags("bitmill", "--cflags", "--libs"))
+    c = ("cc", "-std=c99", HERE / "main.c")
+    compile_and_run("c", *c, *flags("bitmill_c", "--cflags", "--libs"), "-lm")
+    if (pathlib.Path(libraries) / "libbitmill.a").exists():
+        compile_and_run("c_static", *c, "-static", *flags("bitmill_c", "--static", "--cflags", "--libs"), "-lm")
+
+
+def use_prefix(args, work, prefix, libraries):
+    for project in ("find_package", "c"):
+        use_cmake(args, work, project, f"-DCMAKE_PREFIX_PATH={prefix};{args.prefix_path}")
+    use_pkg_config(args, work, prefix / libraries / "pkgconfig")
+
+
+# ---- installed, or beside the user's sources -------------------------------------------------------------
+
+
+def library_folder(prefix):
+    file, = prefix.rglob("bitmill.pc")
+    return file.parent.parent.relative_to(prefix)
+
+
+def way_find_package(args, work):
+    install(args, args.build, work / "prefix")
+    for project in ("find_package", "c"):
+        use_cmake(args, work, project, f"-DCMAKE_PREFIX_PATH={work / 'prefix'};{args.prefix_path}")
+
+
+def way_headers(args, work):
+    install(args, args.build, work / "prefix")
+    use_cmake(args, work, "headers", f"-DCMAKE_PREFIX_PATH={work / 'prefix'};{args.prefix_path}")
+
+
+def way_shared(args, work):
+    build_library(args, work / "library", "-DBUILD_SHARED_LIBS=ON", "-DBITMILL_BUILD_CLI=OFF")
+    install(args, work / "library", work / "prefix")
+    use_prefix(args, work, work / "prefix", library_folder(work / "prefix"))
+
+
+def way_add_subdirectory(args, work):
+    use_cmake(args, work, "add_subdirectory", f"-DBITMILL_SOURCE={args.source}", f"-DCMAKE_PREFIX_PATH={args.prefix_path}")
+
+
+# ---- .deb and .tar.gz ------------------------------------------------------------------------------------
+
+
+def way_packages(args, work):
+    build = args.work / "packages-build"  # kept: a second run compiles nothing
+    for generator, prefix in (("TGZ", "/opt/bitmill"), ("DEB", "/usr")):
+        build_library(args, build, f"-DCMAKE_INSTALL_PREFIX={prefix}")
+        run(pathlib.Path(args.cmake).with_name("cpack"), "-G", generator, "--config", build / "CPackConfig.cmake",
+            "-B", work / generator)
+
+
+def expected_files(args, libraries):
+    """What each component holds, and nothing else."""
+    headers = {str(path.relative_to(args.source)) for path in (args.source / "include/bitmill").rglob("*.hpp")}
+    config = {f"cmake/bitmill/bitmill{part}.cmake" for part in ("Config", "ConfigVersion", "Targets", "Targets-release")}
+    archives = {"libbitmill.a", "libbitmill_c.a", "libbitmill_c.so", "pkgconfig/bitmill.pc", "pkgconfig/bitmill_c.pc"}
+    return {
+        "development": headers | {"include/bitmill.h"} | {f"{libraries}/{name}" for name in config | archives},
+        "runtime": {f"{libraries}/libbitmill_c.so.{args.abi}"},
+        "command": {"bin/bitmill"},
+    }
+
+
+def check_files(prefix, expected):
+    found = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if not path.is_dir()}
+    assert found == expected, f"too many: {sorted(found - expected)}, missing: {sorted(expected - found)}"
+
+
+def way_tarball(args, work):
+    archive, = (args.work / "packages/TGZ").glob("*.tar.gz")
+    run("tar", "-xzf", archive, "-C", work)
+    prefix, = work.iterdir()
+    assert prefix.name.startswith(f"bitmill-{args.version}-linux-"), prefix.name
+    check_files(prefix, set().union(*expected_files(args, "lib").values(), {"share/doc/bitmill/LICENSE"}))
+    check_tree(args, prefix, "*")
+    run(prefix / "bin/bitmill", "--version")
+    use_prefix(args, work, prefix, "lib")
+
+
+def way_deb(args, work):
+    runtime = f"libbitmill-c{args.abi}"
+    components = {"libbitmill-dev": "development", runtime: "runtime", "bitmill": "command"}
+    architecture = output("dpkg", "--print-architecture")
+    libraries = f"lib/{output('dpkg-architecture', '-qDEB_HOST_MULTIARCH')}"
+    expected = expected_files(args, libraries)
+    prefix = work / "root/usr"
+    assert len(list((args.work / "packages/DEB").glob("*.deb"))) == len(components)
+    for package, component in components.items():
+        file = args.work / f"packages/DEB/{package}_{args.version}_{architecture}.deb"
+        run("dpkg-deb", "-I", file)
+        run("dpkg-deb", "-x", file, work / package)
+        check_files(work / package / "usr", expected[component] | {f"share/doc/{package}/copyright"})
+        run("dpkg-deb", "-x", file, work / "root")
+        needs = output("dpkg-deb", "-f", file, "Depends")
+        if component == "development":
+            assert needs == f"{runtime} (= {args.version})", needs
+        else:
+            assert {"libc6", "libstdc++6"} <= {need.split()[0] for need in needs.split(",")}, needs
+    # What a Debian package that is built against the library will depend on.
+    shlibs = output("dpkg-deb", "-I", args.work / f"packages/DEB/{runtime}_{args.version}_{architecture}.deb", "shlibs")
+    assert shlibs == f"libbitmill_c {args.abi} {runtime} (>= {args.version})", shlibs
+    check_tree(args, prefix, "*")
+    run(prefix / "bin/bitmill", "--version")
+    use_prefix(args, work, prefix, libraries)
+
+
+# ---- arguments -------------------------------------------------------------------------------------------
+
+WAYS = {name.removeprefix("way_"): function for name, function in list(globals().items()) if name.startswith("way_")}
 
 
 def main():
-    args = PARSER.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--way", required=True, choices=WAYS)
+    for name in ("source", "build", "work"):
+        parser.add_argument(f"--{name}", required=True, type=pathlib.Path)
+    for name in ("cmake", "generator", "compiler", "version"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--prefix-path", default="", help="where bitmill's own dependencies are")
+    args = parser.parse_args()
+    header = (args.source / "capi/bitmill.h").read_text()
+    args.abi = re.search(r"^#define BITMILL_ABI_VERSION (\d+)", header, re.M).group(1)
     work = args.work / args.way
     shutil.rmtree(work, ignore_errors=True)
-    prefix, build = work / "prefix", work / "build"
-    project = args.source / "tests/consume" / ("find_package" if args.way == "shared" else args.way)
-    options = [f"-DEXPECTED_VERSION={args.version}"]
-    if args.way == "add_subdirectory":
-        options += [f"-DBITMILL_SOURCE={args.source}", f"-DCMAKE_PREFIX_PATH={args.prefix_path}"]
-    else:
-        installed = args.build
-        if args.way == "shared":
-            installed = work / "library"
-            configure(args, args.source, installed, "-DBUILD_SHARED_LIBS=ON", "-DBITMILL_BUILD_TESTS=OFF",
-                      "-DBITMILL_BUILD_BENCH=OFF", "-DBITMILL_BUILD_CLI=OFF", f"-DCMAKE_PREFIX_PATH={args.prefix_path}")
-            run(args.cmake, "--build", installed)
-        install(args, installed, prefix)
-        options += [f"-DCMAKE_PREFIX_PATH={prefix};{args.prefix_path}"]
-    configure(args, project, build, *options)
-    run(args.cmake, "--build", build)
-    run(build / "consumer")
+    work.mkdir(parents=True)
+    WAYS[args.way](args, work)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,46 @@
+# `cpack -G DEB` and `cpack -G TGZ` in the build folder. Configured with -DCMAKE_INSTALL_PREFIX=/usr the libraries go
+# where Debian keeps them, lib/<architecture>.
+set(CPACK_PACKAGE_NAME bitmill)
+set(CPACK_PACKAGE_CONTACT "bitmill maintainers <maintainers@bitmill.invalid>")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "${PROJECT_DESCRIPTION}")
+set(CPACK_PACKAGE_FILE_NAME "bitmill-${PROJECT_VERSION}-linux-${CMAKE_SYSTEM_PROCESSOR}")
+set(CPACK_RESOURCE_FILE_LICENSE "${PROJECT_SOURCE_DIR}/LICENSE")
+set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS
+    OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_GENERATOR DEB TGZ)
+
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_ENABLE_COMPONENT_DEPENDS ON)
+
+set(CPACK_COMPONENTS_ALL development)
+set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libbitmill-dev)
+set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
+set(CPACK_COMPONENT_DEVELOPMENT_DESCRIPTION "Headers and libraries to build programs with bitmill")
+# bitmill::headers compiles against these.
+set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SUGGESTS "libxsimd-dev, xtl-dev, nlohmann-json3-dev")
+if(TARGET bitmill_c)
+    get_target_property(abi bitmill_c SOVERSION)
+    list(APPEND CPACK_COMPONENTS_ALL runtime)
+    set(CPACK_COMPONENT_DEVELOPMENT_DEPENDS runtime)
+    set(CPACK_COMPONENT_RUNTIME_DESCRIPTION "The shared library behind bitmill.h")
+    set(CPACK_DEBIAN_RUNTIME_PACKAGE_NAME "libbitmill-c${abi}")
+    set(CPACK_DEBIAN_RUNTIME_PACKAGE_SECTION libs)
+    set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS ON)
+    set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS_POLICY ">=")
+endif()
+if(TARGET bitmill_cli)
+    list(APPEND CPACK_COMPONENTS_ALL command)
+    set(CPACK_COMPONENT_COMMAND_DESCRIPTION "The bitmill command")
+    set(CPACK_DEBIAN_COMMAND_PACKAGE_NAME bitmill)
+    set(CPACK_DEBIAN_COMMAND_PACKAGE_SECTION utils)
+endif()
+# The license comes along in every package, under the package's own name.
+foreach(component IN LISTS CPACK_COMPONENTS_ALL)
+    string(TOUPPER "CPACK_DEBIAN_${component}_PACKAGE_NAME" package)
+    install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DATAROOTDIR}/doc/${${package}}" RENAME copyright
+            COMPONENT ${component} EXCLUDE_FROM_ALL)
+endforeach()
+include(CPack)
