@@ -3,8 +3,8 @@
 #include <bitmill/io/safetensors.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
+#include <ctime>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -326,17 +326,17 @@ TEST_CASE("hostile safetensors: opening takes at most 4 x file + 1 MiB, and a se
         CAPTURE(hostile.what);
         put_file(temp / "f", raw_safetensors(hostile.header));
         const std::uint64_t allowed = 4 * std::filesystem::file_size(temp / "f") + (1u << 20);
-        const auto begin = std::chrono::steady_clock::now();
+        const std::clock_t begin = std::clock();  // processor time: other programs do not count
         const heap_meter meter;
         const auto file = open_safetensors(temp / "f");
         const std::size_t peak = meter.peak_bytes();
-        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+        const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
         CHECK_MESSAGE(static_cast<bool>(file) == hostile.accepted, (file ? "accepted" : file.error().text()));
         CHECK(peak <= allowed);
         CHECK(peak > 0);
         if (!file) CHECK(file.error().text().size() < 1000);
 #if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-        CHECK(seconds.count() < 1.0 * static_cast<double>(hostile.header.size()) / 10e6 + 0.1);
+        CHECK(seconds < 1.0 * static_cast<double>(hostile.header.size()) / 10e6 + 0.1);
 #endif
         worst = std::max(worst, static_cast<double>(peak) / static_cast<double>(allowed));
     }
