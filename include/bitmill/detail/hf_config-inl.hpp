@@ -104,6 +104,7 @@ inline nlohmann::ordered_json compressed_tensors_config(const mill_plan& plan) {
     }
     for (const auto& head : absent_heads(plan)) ignore.push_back(head);
     std::vector<const std::vector<const planned_tensor*>*> by_size;
+    by_size.reserve(groups.size());
     for (const auto& [key, members] : groups) by_size.push_back(&members);
     std::stable_sort(by_size.begin(), by_size.end(),
                      [](const auto* a, const auto* b) { return a->size() > b->size(); });

@@ -19,12 +19,13 @@
 #include <bitmill/core/error.hpp>
 #include <bitmill/detail/io_error-inl.hpp>
 #include <bitmill/io/file.hpp>
+#include <bitmill/io/safetensors.hpp>
 
 namespace bitmill::detail {
 
 class json_source {
 public:
-    static constexpr std::size_t block_bytes = 64 * 1024;
+    static constexpr std::size_t block_bytes = std::size_t{64} << 10;
 
     // `length` bytes of the file from `begin` on.
     json_source(const input_file& file, std::uint64_t begin, std::uint64_t length)
@@ -54,9 +55,9 @@ private:
     void set_limits(std::uint64_t whole) {
         // The lexer peaks at about 9 times one string (measured): a third of the file plus 64 KiB keeps
         // opening any file below 4 times its size plus 1 MiB. No real header is a single string.
-        max_string_ = whole / 3 + 64 * 1024;
+        max_string_ = whole / 3 + block_bytes;
         // Between strings and numbers the lexer never clears its token, so "[{},{},{},..." grows it too.
-        max_gap_ = whole / 8 + 64 * 1024;
+        max_gap_ = whole / 8 + block_bytes;
     }
 
     bool fail(std::string message, std::uint64_t offset) {
@@ -204,6 +205,14 @@ public:
 
     [[nodiscard]] std::optional<error> take_failure() { return std::move(failure_); }
 
+    // nlohmann's words hold the whole last token, which may be megabytes and is hostile.
+    bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& what) {
+        std::string_view reason = what.what();
+        reason.remove_prefix(std::min(reason.find("syntax error"), reason.size()));
+        reason = reason.substr(0, std::min<std::size_t>(reason.find("; last read"), 200));
+        return fail("the JSON text is broken (" + std::string(reason) + "); fetch the file again");
+    }
+
 protected:
     bool fail(std::string message, std::string tensor = {}) {
         failure_ =
@@ -219,12 +228,13 @@ protected:
     [[nodiscard]] unsigned depth() const noexcept { return depth_; }
     [[nodiscard]] const json_source& source() const noexcept { return source_; }
 
-    // nlohmann's words hold the whole last token, which may be megabytes and is hostile.
-    bool fail_syntax(std::size_t, const nlohmann::json::exception& what) {
-        std::string_view reason = what.what();
-        reason.remove_prefix(std::min(reason.find("syntax error"), reason.size()));
-        reason = reason.substr(0, std::min<std::size_t>(reason.find("; last read"), 200));
-        return fail("the JSON text is broken (" + std::string(reason) + "); fetch the file again");
+    // A key that names a tensor, `before` of which there are.
+    bool take_tensor_name(const std::string& key, std::size_t before, std::string& name) {
+        if (key.size() > safetensors_max_name_bytes)
+            return fail("a tensor name of more than 1024 bytes", key.substr(0, 64) + "...");
+        if (before == safetensors_max_tensors) return fail("more than 1048576 tensors");
+        name = key;
+        return true;
     }
 
 private:
@@ -271,9 +281,6 @@ public:
     }
     bool end_object() { return leave(), true; }
     bool end_array() { return leave(), true; }
-    bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception& what) {
-        return fail_syntax(position, what);
-    }
 
 private:
     bool root_is_array_;

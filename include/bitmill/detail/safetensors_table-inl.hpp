@@ -207,9 +207,6 @@ public:
             return fail("data_offsets must hold two numbers", name_);
         return after_value();
     }
-    bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception& what) {
-        return fail_syntax(position, what);
-    }
 
 private:
     enum class place {
@@ -262,10 +259,7 @@ private:
             at_ = place::metadata;
             return true;
         }
-        if (value.size() > safetensors_max_name_bytes)
-            return fail("a tensor name of more than 1024 bytes", value.substr(0, 64) + "...");
-        if (table_.rows.size() == safetensors_max_tensors) return fail("more than 1048576 tensors");
-        name_ = value;
+        if (!take_tensor_name(value, table_.rows.size(), name_)) return false;
         has_shape_ = has_offsets_ = false;
         type_.reset();
         rank_ = offset_count_ = 0;

@@ -129,7 +129,7 @@ BITMILL_INLINE safetensors_writer::safetensors_writer(
 
 BITMILL_INLINE result<safetensors_writer> safetensors_writer::create(const std::string& path,
                                                                      std::vector<tensor_spec> specs,
-                                                                     safetensors_metadata metadata) {
+                                                                     const safetensors_metadata& metadata) {
     auto layout = detail::lay_out(std::move(specs), metadata, path);
     if (!layout) return layout.error();
     auto file = output_file::create(path);

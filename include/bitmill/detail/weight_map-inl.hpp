@@ -86,10 +86,7 @@ public:
                 at_ = place::skipped;
             }
         } else if (at_ == place::map_keys) {
-            if (text.size() > safetensors_max_name_bytes)
-                return fail("a tensor name of more than 1024 bytes", text.substr(0, 64) + "...");
-            if (map_.rows.size() == safetensors_max_tensors) return fail("more than 1048576 tensors");
-            name_ = text;
+            if (!take_tensor_name(text, map_.rows.size(), name_)) return false;
             at_ = place::map_value;
         }
         return true;
@@ -114,9 +111,6 @@ public:
         return end();
     }
     bool end_array() { return end(); }
-    bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception& what) {
-        return fail_syntax(position, what);
-    }
 
 private:
     enum class place {

@@ -81,7 +81,7 @@ public:
     // takes: a name twice, not UTF-8 or too long, too many dimensions, a size that does not fit.
     [[nodiscard]] static result<safetensors_writer> create(const std::string& path,
                                                            std::vector<tensor_spec> specs,
-                                                           safetensors_metadata metadata = {
+                                                           const safetensors_metadata& metadata = {
                                                                {"format", "pt"}});
     // The exact size of the file that create() and finish() would leave. Throws exception where create()
     // would return invalid_argument.
