@@ -55,6 +55,7 @@ bitmill_status store(bitmill_error* error, const bitmill::error& what) {
     }
 }
 
+// What is to be 0 after a failure is set before guard(), which also refuses an error of the wrong size.
 template <class Body>
 bitmill_status guard(bitmill_error* error, const Body& body) noexcept {
     if (error != nullptr && !sound_size(*error)) return BITMILL_INVALID_ARGUMENT;
@@ -219,10 +220,10 @@ bitmill_status bitmill_set_isa(const char* name, bitmill_error* error) {
 
 bitmill_status bitmill_encode_bound(const bitmill_scheme* scheme, uint64_t rows, uint64_t cols,
                                     bitmill_encoded* sizes, bitmill_error* error) {
+    if (sizes != nullptr && capi::sound_size(*sizes)) capi::put_sizes(*sizes, {});
     return capi::guard(error, [&]() -> result<void> {
         const auto checked = capi::read_struct(sizes);
         if (!checked) return checked.error();
-        capi::put_sizes(*sizes, {});
         const auto read = capi::scheme_from(scheme);
         if (!read) return read.error();
         const auto bound = bitmill::encode_bound(*read, rows, cols);
@@ -235,11 +236,11 @@ bitmill_status bitmill_encode_bound(const bitmill_scheme* scheme, uint64_t rows,
 bitmill_status bitmill_encode(const bitmill_scheme* scheme, const bitmill_matrix* matrix, const void* src,
                               bitmill_encoded* dst, const bitmill_encode_options* options,
                               bitmill_metrics* metrics, bitmill_error* error) {
+    if (metrics != nullptr && capi::sound_size(*metrics)) capi::put_metrics(metrics, {});
     return capi::guard(error, [&]() -> result<void> {
         const auto checked = capi::read_optional(metrics);
         if (!checked) return checked.error();
         bitmill::error_metrics measured;
-        if (metrics != nullptr) capi::put_metrics(metrics, measured);
         auto done = capi::encode_matrix(scheme, matrix, src, dst, options, metrics != nullptr, measured);
         if (done && metrics != nullptr) capi::put_metrics(metrics, measured);
         return done;
@@ -265,8 +266,8 @@ bitmill_status bitmill_decode(const bitmill_scheme* scheme, const bitmill_encode
 
 bitmill_status bitmill_mill(const char* model, const char* out, const bitmill_mill_options* options,
                             bitmill_report** report, bitmill_error* error) {
+    if (report != nullptr) *report = nullptr;
     return capi::guard(error, [&]() -> result<void> {
-        if (report != nullptr) *report = nullptr;
         const auto read = capi::read_struct(options);
         if (!read) return read.error();
         return capi::run_reported(read->hooks, report, [&](const bitmill_hooks& hooks) {
@@ -278,8 +279,8 @@ bitmill_status bitmill_mill(const char* model, const char* out, const bitmill_mi
 bitmill_status bitmill_dequantize(const char* model, const char* out,
                                   const bitmill_dequantize_options* options, bitmill_report** report,
                                   bitmill_error* error) {
+    if (report != nullptr) *report = nullptr;
     return capi::guard(error, [&]() -> result<void> {
-        if (report != nullptr) *report = nullptr;
         const auto read = capi::read_optional(options);
         if (!read) return read.error();
         return capi::run_reported(read->hooks, report, [&](const bitmill_hooks& hooks) {
@@ -290,8 +291,8 @@ bitmill_status bitmill_dequantize(const char* model, const char* out,
 
 bitmill_status bitmill_inspect(const char* model, const bitmill_hooks* hooks, bitmill_report** report,
                                bitmill_error* error) {
+    if (report != nullptr) *report = nullptr;
     return capi::guard(error, [&]() -> result<void> {
-        if (report != nullptr) *report = nullptr;
         return capi::run_reported(hooks, report,
                                   [&](const bitmill_hooks&) -> result<bitmill::inspect_report> {
                                       const auto text = capi::text_from(model, "model");
@@ -303,8 +304,8 @@ bitmill_status bitmill_inspect(const char* model, const bitmill_hooks* hooks, bi
 
 bitmill_status bitmill_report_json(const bitmill_report* report, char* dst, size_t dst_bytes,
                                    size_t* needed_bytes, bitmill_error* error) {
+    if (needed_bytes != nullptr) *needed_bytes = 0;
     return capi::guard(error, [&]() -> result<void> {
-        if (needed_bytes != nullptr) *needed_bytes = 0;
         if (report == nullptr) return capi::invalid("report is NULL");
         const std::string text = std::visit([](const auto& one) { return one.json(); }, report->content);
         if (needed_bytes != nullptr) *needed_bytes = text.size() + 1;

@@ -184,6 +184,25 @@ TEST_CASE("codec: schemes that have no meaning are refused") {
     CHECK(code_of({}, options) == invalid);
     options.weight_threshold = nan_value;
     CHECK(code_of({}, options) == invalid);
+    const scheme one_scale{
+        .type = scheme_type::int4, .granularity = granularity::per_tensor, .symmetric = false};
+    for (const auto& [low, high] : {std::pair{nan_value, 1.0f},
+                                    {-1.0f, nan_value},
+                                    {-infinite, 1.0f},
+                                    {-1.0f, infinite},
+                                    {0.5f, 1.0f},
+                                    {-1.0f, -0.5f}}) {
+        options = {};
+        options.range = bitmill::value_range{low, high};
+        CHECK(code_of(one_scale, options) == invalid);
+    }
+    scheme nested = grouped(scheme_type::nf4, granularity::block, 64);
+    nested.double_quant = true;
+    for (const float offset : {nan_value, infinite, -1.0f}) {
+        options = {};
+        options.nested_offset = offset;
+        CHECK(code_of(nested, options) == invalid);
+    }
     const std::uint64_t huge = std::uint64_t{1} << 40;
     CHECK_FALSE(bitmill::encode_bound({}, huge, huge));
     CHECK_FALSE(bitmill::encode_bound({.type = scheme_type::f16}, ~std::uint64_t{0}, 1));

@@ -68,9 +68,10 @@ struct encode_options {
     // Weights with |x| below it become 0 before coding. 0: off.
     float weight_threshold = 0;
     // per_tensor: the range to use instead of the matrix's own (a tile of a larger tensor, or one range for a
-    // whole model).
+    // whole model). Finite, low <= 0 <= high.
     std::optional<value_range> range;
-    // double_quant: the offset to use instead of the matrix's own mean absmax (a tile of a larger tensor).
+    // double_quant: the offset to use instead of the matrix's own mean absmax (a tile of a larger tensor). Finite,
+    // not negative.
     std::optional<float> nested_offset;
     // Off: encode returns zero sums and runs faster.
     bool measure = true;

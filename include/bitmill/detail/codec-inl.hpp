@@ -410,6 +410,15 @@ BITMILL_INLINE result<error_metrics> encode(const scheme& s, const weight_view& 
     if (options.method == method::mse && s.granularity == granularity::per_tensor)
         return detail::refuse("method mse needs per_channel or a group_size; per_tensor has absmax");
     if (!(options.weight_threshold >= 0)) return detail::refuse("weight_threshold must be 0 or more");
+    constexpr float most = std::numeric_limits<float>::max();
+    if (facts(s.type).integer && s.granularity == granularity::per_tensor && options.range) {
+        const auto [low, high] = *options.range;
+        if (!(low <= 0 && low >= -most && high >= 0 && high <= most))
+            return detail::refuse("a range must be finite and hold 0");
+    }
+    if (facts(s.type).code_book && s.double_quant && options.nested_offset)
+        if (!(*options.nested_offset >= 0 && *options.nested_offset <= most))
+            return detail::refuse("nested_offset, a mean of magnitudes, must be finite and not negative");
     if (src.rows == 0 || src.cols == 0) return error_metrics{};
     if (facts(s.type).integer) return detail::encode_integers(s, src, dst, options);
     if (facts(s.type).code_book) return detail::encode_blocks(s, src, dst, options);
