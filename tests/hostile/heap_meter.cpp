@@ -28,13 +28,24 @@ void give_back(void* block) noexcept {
 
 }  // namespace
 
-// The array and nothrow forms of the standard library come here, too.
+// All the forms without an alignment: of those left out, clang's AddressSanitizer would bring its own.
 void* operator new(std::size_t size) {
     if (void* block = counted(std::malloc(std::max<std::size_t>(size, 1)))) return block;
     throw std::bad_alloc();
 }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+    return counted(std::malloc(std::max<std::size_t>(size, 1)));
+}
+void* operator new[](std::size_t size) { return ::operator new(size); }
+void* operator new[](std::size_t size, const std::nothrow_t& tag) noexcept {
+    return ::operator new(size, tag);
+}
 void operator delete(void* block) noexcept { give_back(block); }
 void operator delete(void* block, std::size_t) noexcept { give_back(block); }
+void operator delete(void* block, const std::nothrow_t&) noexcept { give_back(block); }
+void operator delete[](void* block) noexcept { give_back(block); }
+void operator delete[](void* block, std::size_t) noexcept { give_back(block); }
+void operator delete[](void* block, const std::nothrow_t&) noexcept { give_back(block); }
 
 namespace bitmill_test {
 

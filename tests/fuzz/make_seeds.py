@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Writes valid and nearly valid inputs for every target: FOLDER/TARGET/NAME. Deterministic."""
+
+import json
+import pathlib
+import struct
+import sys
+
+DTYPES = {
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32,
+    "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+}  # fmt: skip
+
+
+def compact(value):
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def safetensors(header, data=b""):
+    text = header if isinstance(header, bytes) else compact(header)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def tensor(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def headers():
+    yield "empty", safetensors({})
+    yield "scalar", safetensors({"s": tensor("F64", [], 0, 8)}, bytes(8))
+    yield "two", safetensors({"a": tensor("F32", [2, 2], 0, 16), "b": tensor("U8", [3], 16, 19)}, bytes(range(19)))
+    yield "reversed", safetensors({"b": tensor("U8", [4], 4, 8), "a": tensor("U8", [4], 0, 4)}, bytes(8))
+    yield "zero-size", safetensors({"z": tensor("F32", [0, 7], 0, 0), "y": tensor("I8", [1], 0, 1)}, b"y")
+    yield "metadata", safetensors({"__metadata__": {"format": "pt", "n": 'a"b\\c'}, "a": tensor("I16", [5], 0, 10)}, bytes(10))
+    yield "null-metadata", safetensors({"__metadata__": None, "a": tensor("I64", [1], 0, 8)}, bytes(8))
+    yield "padded", safetensors(b' {"a":{"dtype":"BF16","shape":[3],"data_offsets":[0,6]}}     ', bytes(6))
+    yield "extra-fields", safetensors(b'{"a":{"dtype":"U8","x":{"y":[1,-2.5e3,{"z":null}]},"shape":[2],"data_offsets":[0,2]}}', b"ab")
+    yield "rank-8", safetensors({"a": tensor("U8", [1, 2, 1, 2, 1, 1, 1, 3], 0, 12)}, bytes(12))
+    yield "rank-9", safetensors({"a": tensor("U8", [1] * 9, 0, 1)}, bytes(1))
+    yield "long-name", safetensors({"n" * 1024: tensor("U8", [1], 0, 1)}, bytes(1))
+    yield "too-long-name", safetensors({"n" * 1025: tensor("U8", [1], 0, 1)}, bytes(1))
+    yield "hole", safetensors({"a": tensor("U8", [1], 0, 1), "b": tensor("U8", [1], 2, 3)}, bytes(3))
+    yield "wraps", safetensors({"a": tensor("F32", [2**32, 2**30], 0, 0)})
+    yield "twice", safetensors(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}', b"ab")
+    yield "deep", safetensors(b'{"a":' + b"[" * 100 + b"]" * 100 + b"}")
+    yield "cut", safetensors({"a": tensor("U8", [8], 0, 8)}, bytes(7))
+    yield "no-header", struct.pack("<Q", 2**63) + b"{}"
+    for name, bits in DTYPES.items():
+        yield f"dtype-{name}", safetensors({"t": tensor(name, [2, 4], 0, bits)}, bytes(bits))
+
+
+def indices():
+    def index(weight_map, **more):
+        return compact({"metadata": {"total_size": 6}, "weight_map": weight_map, **more})
+
+    good = {"a": "1.safetensors", "b": "1.safetensors", "c": "2.safetensors"}
+    deeper = {"d": "sub/3.safetensors", "": "sub/3.safetensors"}
+    yield "good", index(good)
+    yield "sub", index({**good, **deeper})
+    yield "no-metadata", compact({"weight_map": good})
+    yield "more-fields", index(good, x=[1, {"y": None}])
+    yield "metadata-number", compact({"metadata": 1, "weight_map": good})
+    yield "empty", index({})
+    yield "empty-shard", index({**good, "e": "empty.safetensors"})
+    for name in ("out", "link", "fifo", "folder", "gone", "broken", "up/outside", "../outside", "sub/../1", "/etc/x"):
+        yield name.replace("/", "-").replace(".", "_"), index({**good, "a": f"{name}.safetensors"})
+    yield "twice", b'{"weight_map":{"a":"1.safetensors","a":"2.safetensors"}}'
+    yield "not-json", b'{"weight_map":{'
+
+
+def configs():
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128}
+    group = {"targets": ["Linear"], "weights": weights, "format": "pack-quantized"}
+    packed = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": group}}
+    blocks = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    state = {"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [16, 128], "nested_blocksize": 256,
+             "nested_dtype": "float32", "nested_offset": 0.125}  # fmt: skip
+    yield "bert", compact({"model_type": "bert", "architectures": ["BertForMaskedLM"], "dtype": "float32"})
+    yield "llama", compact({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16"})
+    yield "t5", compact({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]})
+    yield "empty", b"{}"
+    yield "nested", compact({"text_config": {"a": [1.5e300, -0.0, None]}, "quantization_config": None})
+    yield "packed", compact({"model_type": "bert", "quantization_config": packed})
+    yield "packed-shape", compact({"quantization_config": packed}) + b"\0\0" + struct.pack("<QQ", 16, 128)
+    yield "packed-narrow", compact({"quantization_config": packed}) + b"\0\0" + struct.pack("<QQ", 16, 127)
+    yield "blocks", compact({"quantization_config": blocks}) + b"\0" + compact(state)
+    yield "blocks-as-written", compact({"quantization_config": blocks})
+    yield "other-method", compact({"quantization_config": {"quant_method": "gptq"}})
+
+
+def round_trips():
+    def number(bits):
+        return struct.pack("<f", bits)
+
+    waves = b"".join(number(((i * 37) % 101 - 50) / 16) for i in range(64))
+    half = b"".join(struct.pack("<e", ((i * 37) % 101 - 50) / 16) for i in range(64))
+    given = number(-4) + number(4) + number(0.5)
+    for kind in range(7):
+        for grain in range(4):
+            if (kind >= 5) != (grain == 3) or (kind < 3 and grain):
+                continue
+            for flags in (0, 1, 8, 16 | 1, 2 | 32, 64):
+                # type, granularity, group 64, scales f32, alignment 4, source f32, 64 columns, 3 rows, no threshold
+                yield f"{kind}-{grain}-{flags}", bytes([kind, grain, 6, 0, 1, 0, 11, 3, 0, flags]) + given + waves
+    yield "half", bytes([4, 2, 4, 1, 0, 1, 12, 3, 0, 8]) + given + half
+    yield "long", bytes([3, 1, 0, 2, 0, 0, 18, 2, 3, 9]) + given + waves
+    yield "infinite", bytes([3, 1, 0, 0, 0, 0, 7, 2, 0, 0]) + given + waves[:80] + number(float("inf"))
+
+
+def sequences():
+    def calls(*each):
+        return b"".join(bytes(one) + bytes(8 - len(one)) for one in each)
+
+    buffers, encode, decode, destroy = (4,), (5,), (6,), (11,)
+    report = ((10, 0), (10, 1), (10, 2), (10, 3))
+    yield "int8", calls(buffers, encode, decode)
+    for kind in range(1, 8):
+        grain = ((0, 1, 3), (0, 3, 11)) if kind > 5 else ((0, 1, 2), (0, 3, 6)) if kind == 5 else ()
+        yield f"scheme-{kind}", calls((0, 0, kind), *grain, (0, 4, 1), (0, 5, 1), buffers, encode, decode)
+    yield "strides", calls((1, 3, 9), (1, 4, 7), buffers, encode, decode)
+    yield "hooks", calls((3, 15, 0, 0), buffers, encode, (7, 0), *report, destroy, (9, 1), *report)
+    yield "no-memory", calls((3, 1, 2, 0), (7, 0), (9, 0), (8, 1))
+    yield "cancelled", calls((3, 8, 0, 1), (2, 16, 0), (7, 0), *report)
+    yield "write", calls((2, 16, 0), (7, 0), *report)
+    yield "back", calls((2, 16, 0), (2, 6, 9), (8, 1), *report, (8, 2))
+    yield "structs", calls(*((op, how, how, how, how) for op in (4, 5, 6, 7, 8, 9) for how in (1, 3, 4, 6, 8)))
+    yield "errors", calls(*((4, 0, 0, 0, 0, 0, 0, how) for how in range(10)))
+    yield "isa", calls(*((12, index) for index in (0, 1, 2, 3, 200)), buffers, encode, decode)
+
+
+def main(folder):
+    targets = {
+        "safetensors_header": headers,
+        "shard_index": indices,
+        "config_json": configs,
+        "round_trip": round_trips,
+        "capi_sequence": sequences,
+    }
+    for target, inputs in targets.items():
+        into = pathlib.Path(folder) / target
+        into.mkdir(parents=True, exist_ok=True)
+        for name, content in inputs():
+            (into / name).write_bytes(content)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
