@@ -32,8 +32,9 @@ static_assert(static_cast<int>(log_level::info) == BITMILL_LOG_INFO &&
 
 // ---- errors --------------------------------------------------------------------------------------------------
 
+// `message` is UTF-8.
 bitmill_status store(bitmill_error* error, bitmill_status status, std::uint64_t offset,
-                     std::string_view message) {
+                     std::string_view message) noexcept {
     if (error == nullptr) return status;
     std::size_t length = std::min(message.size(), sizeof error->message - 1);
     // Not in the middle of a character.
@@ -46,19 +47,25 @@ bitmill_status store(bitmill_error* error, bitmill_status status, std::uint64_t 
     return status;
 }
 
-bitmill_status store(bitmill_error* error, const bitmill::error& what) {
-    const auto status = static_cast<bitmill_status>(what.code);
+template <class Text>
+bitmill_status store_text(bitmill_error* error, bitmill_status status, std::uint64_t offset,
+                          const Text& text) noexcept {
     try {
-        return store(error, status, what.offset, what.text());
-    } catch (const std::exception&) {
-        return store(error, status, what.offset, what.message);  // no memory for the whole line
+        return store(error, status, offset, text());
+    } catch (...) {
+        return store(error, status, offset, "no memory for a longer message");
     }
+}
+
+bitmill_status store(bitmill_error* error, const bitmill::error& what) noexcept {
+    return store_text(error, static_cast<bitmill_status>(what.code), what.offset,
+                      [&] { return what.text(); });
 }
 
 // What is to be 0 after a failure is set before guard(), which also refuses an error of the wrong size.
 template <class Body>
 bitmill_status guard(bitmill_error* error, const Body& body) noexcept {
-    if (error != nullptr && !sound_size(*error)) return BITMILL_INVALID_ARGUMENT;
+    if (error != nullptr && !usable(error)) return BITMILL_INVALID_ARGUMENT;
     try {
         const result<void> done = body();
         return done ? store(error, BITMILL_OK, BITMILL_NO_OFFSET, "") : store(error, done.error());
@@ -67,7 +74,8 @@ bitmill_status guard(bitmill_error* error, const Body& body) noexcept {
     } catch (const std::bad_alloc&) {
         return store(error, BITMILL_OUT_OF_MEMORY, BITMILL_NO_OFFSET, "out of memory");
     } catch (const std::exception& failure) {
-        return store(error, BITMILL_INTERNAL, BITMILL_NO_OFFSET, failure.what());
+        return store_text(error, BITMILL_INTERNAL, BITMILL_NO_OFFSET,
+                          [&] { return printable(failure.what()); });
     } catch (...) {
         return store(error, BITMILL_INTERNAL, BITMILL_NO_OFFSET, "a hook threw an exception");
     }
@@ -140,7 +148,7 @@ result<mill_report> unmill(const char* model, const char* out, const bitmill_deq
 
 // ---- buffers -------------------------------------------------------------------------------------------------
 
-void put_sizes(bitmill_encoded& dst, const encoded_sizes& sizes) {
+void put_sizes(bitmill_encoded& dst, const encoded_sizes& sizes) noexcept {
     dst.codes_bytes = sizes.codes;
     dst.scales_bytes = sizes.scales;
     dst.zero_points_bytes = sizes.zero_points;
@@ -148,7 +156,7 @@ void put_sizes(bitmill_encoded& dst, const encoded_sizes& sizes) {
 }
 
 // Writes as much of `value` as the caller's struct has room for.
-void put_metrics(bitmill_metrics* dst, const error_metrics& value) {
+void put_metrics(bitmill_metrics* dst, const error_metrics& value) noexcept {
     bitmill_metrics out = BITMILL_METRICS_INIT;
     out.elements = value.elements();
     out.mse = value.mse();
@@ -156,6 +164,7 @@ void put_metrics(bitmill_metrics* dst, const error_metrics& value) {
     out.snr_db = value.elements() == 0 ? 0 : value.snr_db();
     out.cosine = value.elements() == 0 ? 0 : value.cosine();
     out.struct_size = dst->struct_size;
+    out.reserved = dst->reserved;
     std::memcpy(dst, &out, std::min<std::size_t>(dst->struct_size, sizeof out));
 }
 
@@ -220,7 +229,7 @@ bitmill_status bitmill_set_isa(const char* name, bitmill_error* error) {
 
 bitmill_status bitmill_encode_bound(const bitmill_scheme* scheme, uint64_t rows, uint64_t cols,
                                     bitmill_encoded* sizes, bitmill_error* error) {
-    if (sizes != nullptr && capi::sound_size(*sizes)) capi::put_sizes(*sizes, {});
+    if (capi::usable(sizes)) capi::put_sizes(*sizes, {});
     return capi::guard(error, [&]() -> result<void> {
         const auto checked = capi::read_struct(sizes);
         if (!checked) return checked.error();
@@ -236,7 +245,8 @@ bitmill_status bitmill_encode_bound(const bitmill_scheme* scheme, uint64_t rows,
 bitmill_status bitmill_encode(const bitmill_scheme* scheme, const bitmill_matrix* matrix, const void* src,
                               bitmill_encoded* dst, const bitmill_encode_options* options,
                               bitmill_metrics* metrics, bitmill_error* error) {
-    if (metrics != nullptr && capi::sound_size(*metrics)) capi::put_metrics(metrics, {});
+    if (capi::usable(metrics)) capi::put_metrics(metrics, {});
+    if (capi::usable(dst)) dst->nested_offset = 0;
     return capi::guard(error, [&]() -> result<void> {
         const auto checked = capi::read_optional(metrics);
         if (!checked) return checked.error();

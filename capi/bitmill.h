@@ -11,7 +11,8 @@
  * the library does not know must be 0, else the call is BITMILL_UNSUPPORTED. Pointers in a struct are used during the
  * call only, unless said otherwise.
  *
- * Buffers are the caller's. Sizes ending in _bytes count bytes, all others elements. Texts are UTF-8 with a NUL behind.
+ * Buffers are the caller's. Sizes ending in _bytes count bytes, all others elements. Texts are UTF-8 with a NUL behind;
+ * paths may hold any bytes, which messages show as \xNN.
  *
  * Threads. Every function may be called from any thread at any time; a report may be read from many threads at once.
  * What a destroy function is given must not be in use.
@@ -185,7 +186,7 @@ typedef struct bitmill_matrix {
 
 /* The parts of an encoded matrix and how many bytes there are at each pointer. Parts that a scheme lacks may be NULL.
  * int8: a byte a code. int4: two codes a byte, the first in the low half, q + 8. nf4, fp4: two codes a byte, the first
- * in the high half. zero_points are int8. */
+ * in the high half. zero_points are int8. fp32, fp16, bf16: codes are the elements, aligned to their size. */
 typedef struct bitmill_encoded {
     uint32_t struct_size;
     float nested_offset; /* double_quant: the mean absmax; written by encode, read by decode */

@@ -61,8 +61,9 @@ inline constexpr struct_facts facts_of<bitmill_dequantize_options>{
 inline constexpr std::size_t largest_struct = 4096;
 
 template <class Struct>
-[[nodiscard]] bool sound_size(const Struct& given) noexcept {
-    return given.struct_size >= facts_of<Struct>.first_bytes && given.struct_size <= largest_struct;
+[[nodiscard]] bool usable(const Struct* given) noexcept {
+    return given != nullptr && given->struct_size >= facts_of<Struct>.first_bytes &&
+           given->struct_size <= largest_struct;
 }
 
 // A copy in the layout of this library: fields that an older caller lacks are 0, those of a newer one must be.
@@ -70,7 +71,7 @@ template <class Struct>
 [[nodiscard]] result<Struct> read_struct(const Struct* given) {
     const std::string name = facts_of<Struct>.name;
     if (given == nullptr) return invalid(name + " is NULL");
-    if (!sound_size(*given))
+    if (!usable(given))
         return invalid(name + ".struct_size is " + std::to_string(given->struct_size) +
                        "; initialise the struct with its _INIT macro");
     Struct copy{};
@@ -145,6 +146,12 @@ template <class Value>
                   .row_alignment = c->row_alignment == 0 ? 1 : static_cast<std::size_t>(c->row_alignment)};
 }
 
+[[nodiscard]] inline result<void> check_alignment(const void* data, dtype type, const char* what) {
+    if (reinterpret_cast<std::uintptr_t>(data) % element_bytes(type) == 0) return {};
+    return invalid(std::string(what) + " is not aligned to its elements of " +
+                   std::to_string(element_bytes(type)) + " bytes");
+}
+
 template <class Pointer>
 [[nodiscard]] result<strided_matrix<Pointer>> matrix_from(const bitmill_matrix* given, Pointer data) {
     const auto c = read_struct(given);
@@ -152,9 +159,7 @@ template <class Pointer>
     const auto type = value_of<dtype>(dtypes, c->dtype, "dtype");
     if (!type) return type.error();
     if (data == nullptr && c->rows != 0 && c->cols != 0) return invalid("the matrix's data is NULL");
-    if (reinterpret_cast<std::uintptr_t>(data) % element_bytes(*type) != 0)
-        return invalid("the matrix's data is not aligned to its element of " +
-                       std::to_string(element_bytes(*type)) + " bytes");
+    if (auto aligned = check_alignment(data, *type, "the matrix's data"); !aligned) return aligned.error();
     return strided_matrix<Pointer>{*type,
                                    data,
                                    static_cast<std::size_t>(c->rows),
@@ -187,6 +192,9 @@ template <class Pointer>
             return invalid(std::string(one.name) + " has " + std::to_string(one.bytes) +
                            " bytes, needed are " + std::to_string(one.needed));
     }
+    if (!facts(s.type).integer && !facts(s.type).code_book)
+        if (auto aligned = check_alignment(c->codes, facts(s.type).plain, "codes"); !aligned)
+            return aligned.error();
     return encoded_view{static_cast<std::byte*>(c->codes), static_cast<std::byte*>(c->scales),
                         static_cast<std::byte*>(c->zero_points), static_cast<std::byte*>(c->nested_scales),
                         c->nested_offset};

@@ -3,6 +3,7 @@
 #include <bitmill/codec/codec.hpp>
 
 #include <atomic>
+#include <limits>
 #include <memory_resource>
 #include <string>
 #include <vector>
@@ -133,6 +134,38 @@ TEST_CASE("strided: a cast, a range and an obstacle are found in any placement")
         const auto obstacle = bitmill::find_cast_obstacle(view, dtype::f16);
         REQUIRE(obstacle.has_value());
         CHECK(obstacle->index == 7 * 50 + 9);
+    }
+}
+
+TEST_CASE(
+    "strided: strides that reach farther than memory are refused; of one row or column they say nothing") {
+    constexpr auto low = std::numeric_limits<std::ptrdiff_t>::min();
+    constexpr auto high = std::numeric_limits<std::ptrdiff_t>::max();
+    std::vector<float> values(12, 0.5f);
+    std::vector<std::byte> codes(12), scales(16);
+    bitmill::encoded_view coded{.codes = codes.data(), .scales = scales.data()};
+    const bitmill::scheme int8;
+    const auto refused = [](const auto& outcome) {
+        return !outcome && outcome.error().code == bitmill::error_code::invalid_argument;
+    };
+    for (const auto stride : {low, low + 1, low / 4, high, high / 4, high / 8})
+        for (const bool of_rows : {true, false}) {
+            CAPTURE(stride);
+            bitmill::matrix_view to{dtype::f32, values.data(), 4, 3};
+            (of_rows ? to.row_stride : to.col_stride) = stride;
+            const bitmill::weight_view from{to.type, to.data, 4, 3, to.row_stride, to.col_stride};
+            CHECK(refused(bitmill::encode(int8, from, coded)));
+            CHECK(refused(bitmill::decode(int8, coded, to)));
+            CHECK(refused(bitmill::find_range(from)));
+            CHECK(refused(bitmill::sum_absmax(from, 64)));
+            CHECK_THROWS_AS(bitmill::cast(from, dtype::f64, scales.data()), bitmill::exception);
+            CHECK_THROWS_AS((void)bitmill::find_cast_obstacle(from, dtype::f16), bitmill::exception);
+        }
+    for (const auto stride : {low, high}) {
+        const bitmill::weight_view row{dtype::f32, values.data(), 1, 3, stride, 2};
+        CHECK(bitmill::find_range(row).value().high == 0.5f);
+        const bitmill::weight_view column{dtype::f32, values.data() + 9, 4, 1, -3, stride};
+        CHECK(bitmill::find_range(column).value().high == 0.5f);
     }
 }
 

@@ -105,8 +105,31 @@ TEST_CASE("error: text names each known part and stays one line") {
         CHECK(printable);
         if (c == '\n') CHECK(text == "a\\x0ab: tensor 'a\\x0ab': a\\x0ab");
         if (c == 0x7f) CHECK(text == "a\\x7fb: tensor 'a\\x7fb': a\\x7fb");
-        if (c == 0xc3) CHECK(text == hostile + ": tensor '" + hostile + "': " + hostile);  // UTF-8 stays
+        if (c == 0xc3) CHECK(text == "a\\xc3b: tensor 'a\\xc3b': a\\xc3b");
     }
+    CHECK(error{.message = "NaN at element 7", .offset = 7}.text() == "NaN at element 7");
+}
+
+TEST_CASE("error: UTF-8 stays, every other byte is written as its number") {
+    // The first and last characters of each length, and those around the surrogates.
+    for (const char* good :
+         {"\x7e", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80", "\xef\xbf\xbf",
+          "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf", "\xc3\xa9\xe4\xb8\xad\xf0\x9f\x98\x80"})
+        CHECK(bitmill::printable(good) == good);
+    const std::pair<const char*, const char*> bad[] = {
+        {"\x80", "\\x80"},
+        {"\xff", "\\xff"},
+        {"\xc3", "\\xc3"},
+        {"\xc1\xbf", "\\xc1\\xbf"},                            // overlong
+        {"\xe0\x9f\xbf", "\\xe0\\x9f\\xbf"},                   // overlong
+        {"\xf0\x8f\xbf\xbf", "\\xf0\\x8f\\xbf\\xbf"},          // overlong
+        {"\xed\xa0\x80", "\\xed\\xa0\\x80"},                   // a surrogate
+        {"\xf4\x90\x80\x80", "\\xf4\\x90\\x80\\x80"},          // above U+10FFFF
+        {"\xf5\x80\x80\x80", "\\xf5\\x80\\x80\\x80"},          // above U+10FFFF
+        {"\xe4\xb8", "\\xe4\\xb8"},                            // cut off
+        {"\xe4\xb8z", "\\xe4\\xb8z"},                          // cut off
+        {"\xf0\x9f\x98\xc3\xa9", "\\xf0\\x9f\\x98\xc3\xa9"}};  // cut off, then a good one
+    for (const auto& [text, shown] : bad) CHECK(bitmill::printable(text) == shown);
 }
 
 TEST_CASE("error: the codes that the C ABI pins") {

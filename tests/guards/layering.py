@@ -23,8 +23,9 @@ TOP = {"version.hpp": "core"}  # headers outside a layer's folder; the umbrella 
 UMBRELLAS = {"bitmill.hpp", "xtensor.hpp"}
 # The one vector source and its primitives, and the adaptors; no other public header names a library.
 THIRD_PARTY_HEADERS = {"kernels/simd.hpp", "kernels/lanes.hpp", "xtensor.hpp"}
+C_HEADERS = {"stddef.h", "stdint.h"}
 COMPILER_HEADERS = {"xmmintrin.h", "immintrin.h", "arm_neon.h"}
-NOT_FOR_COMMANDS = re.compile(r"bitmill/(detail/|kernels/(?!dispatch\.hpp))")
+NOT_PUBLIC = re.compile(r"bitmill/(detail/|kernels/(?!dispatch\.hpp))")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 
 
@@ -98,8 +99,10 @@ def check_header(include, path):
 def check_source(source, include, path):
     name = path.relative_to(source).as_posix()
     for kind, target in INCLUDE.findall(path.read_text()):
-        if name.startswith("src/cli/") and NOT_FOR_COMMANDS.match(target):
-            yield f"{name}: the command includes <{target}>, which is not public"
+        if name.startswith(("src/cli/", "capi/")) and NOT_PUBLIC.match(target):
+            yield f"{name}: includes <{target}>, which is not public"
+        if name.startswith("capi/") and third_party(kind, target) and target not in C_HEADERS:
+            yield f"{name}: the C interface includes <{target}>"
         if name.startswith("src/kernels/") and target.startswith("bitmill/"):
             lower = layer_of(include, target.removeprefix("bitmill/"))
             if lower not in ALLOWED["kernels"]:
@@ -112,7 +115,7 @@ def check(source, args):
     complaints = [] if headers else [f"{include}: no headers found"]
     for path in headers:
         complaints.extend(check_header(include, path))
-    for path in sorted((source / "src").rglob("*.[ch]pp")):
+    for path in sorted([*source.glob("src/**/*.[ch]pp"), *source.glob("capi/*.[ch]*")]):
         complaints.extend(check_source(source, include, path))
     return complaints
 
@@ -158,6 +161,13 @@ SAMPLES = [
     ("a quoted include", {H + "io/a.hpp": '#include "b.hpp"\n'}, "write <bitmill/...>"),
     ("a command that looks inside", {H + "core/a.hpp": "", "src/cli/x.cpp": "#include <bitmill/detail/a-inl.hpp>\n"},
      "is not public"),
+    ("a right C interface", {
+        H + "core/a.hpp": "", "capi/bitmill.h": "#include <stdint.h>\n#include <bitmill/core/a.hpp>\n",
+        "capi/bitmill.cpp": '#include "bitmill.h"\n#include <string>\n#include <bitmill/core/a.hpp>\n'}, None),
+    ("a C interface that looks inside", {H + "core/a.hpp": "", "capi/x.hpp": "#include <bitmill/detail/a-inl.hpp>\n"},
+     "capi/x.hpp: includes <bitmill/detail/a-inl.hpp>, which is not public"),
+    ("a library in the C interface", {H + "core/a.hpp": "", "capi/x.cpp": "#include <nlohmann/json.hpp>\n"},
+     "the C interface includes <nlohmann/json.hpp>"),
     ("a kernel that reads files", {H + "io/a.hpp": "", "src/kernels/isa.cpp": "#include <bitmill/io/a.hpp>\n"},
      "a kernel source includes"),
     ("an empty tree", {"README.md": ""}, "no headers found"),

@@ -16,7 +16,8 @@ namespace bitmill {
 
 // A matrix of f32, f16, bf16 or f64, aligned to their size. A Linear weight is [out, in]: rows are outputs, groups
 // run along a row. Strides count elements, may be negative, and 0 stands for a matrix without gaps: row_stride
-// cols, col_stride 1. `data` points to the element of row 0 and column 0.
+// cols, col_stride 1. `data` points to the element of row 0 and column 0. Strides that reach farther than memory
+// does are invalid_argument.
 template <class Pointer>
 struct strided_matrix {
     dtype type = dtype::f32;
@@ -99,7 +100,7 @@ struct encode_options {
 }
 
 // Casts between f32, f16, bf16 and f64, rounding once, half to even; NaN and infinities pass through. dst is
-// without gaps.
+// without gaps. Throws exception where the strides are invalid_argument.
 void cast(const weight_view& src, dtype to, void* dst);
 
 // min and max of a matrix. Errors: bad_input where an element is NaN or infinite.
@@ -109,7 +110,7 @@ void cast(const weight_view& src, dtype to, void* dst);
 [[nodiscard]] result<double> sum_absmax(const weight_view& src, std::size_t block_size);
 
 // What stands in the way of casting `src` to a narrower float: the index of the first element that overflows or
-// is NaN or infinite.
+// is NaN or infinite. Throws exception where the strides are invalid_argument.
 struct cast_obstacle {
     std::size_t index;
     bool not_finite;

@@ -1,10 +1,12 @@
 // What went wrong, where (file, tensor, byte offset) and what to do about it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 
@@ -24,6 +26,39 @@ enum class error_code : std::int32_t {
     unsupported = 7,       // valid, but this version cannot do it
 };
 
+namespace detail {
+
+// Bytes of the character at the front of a text that is not empty; 0 where it is not UTF-8.
+[[nodiscard]] constexpr std::size_t utf8_length(std::string_view text) noexcept {
+    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+    const unsigned char lead = byte(0);
+    if (lead < 0x80) return 1;
+    const std::size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+    if (lead < 0xc2 || lead > 0xf4 || text.size() < length) return 0;
+    for (std::size_t i = 1; i < length; ++i)
+        if ((byte(i) & 0xc0) != 0x80) return 0;
+    // Overlong forms, surrogates, and what lies above U+10FFFF.
+    const bool low = (lead == 0xe0 && byte(1) < 0xa0) || (lead == 0xf0 && byte(1) < 0x90);
+    const bool high = (lead == 0xed && byte(1) > 0x9f) || (lead == 0xf4 && byte(1) > 0x8f);
+    return low || high ? 0 : length;
+}
+
+}  // namespace detail
+
+// One line of UTF-8, whatever hostile names it holds: control characters and stray bytes are written as \xNN.
+[[nodiscard]] inline std::string printable(std::string_view text) {
+    static constexpr char digits[] = "0123456789abcdef";
+    std::string out;
+    while (!text.empty()) {
+        const auto byte = static_cast<unsigned char>(text.front());
+        const std::size_t length = byte < 0x20 || byte == 0x7f ? 0 : detail::utf8_length(text);
+        if (length == 0) out.append("\\x").append({digits[byte >> 4], digits[byte & 15]});
+        out.append(text, 0, length);
+        text.remove_prefix(length == 0 ? 1 : length);
+    }
+    return out;
+}
+
 struct error {
     static constexpr std::uint64_t no_offset = ~std::uint64_t{0};
 
@@ -31,31 +66,17 @@ struct error {
     std::string message = {};  // one line: what was wrong and what to do
     std::string file = {};     // empty where no file is involved
     std::string tensor = {};   // empty where no tensor is involved
-    std::uint64_t offset =
-        no_offset;  // byte offset in `file`; for a value, the element's index is in `message`
+    // Byte offset in `file`; without a file, the index of an element.
+    std::uint64_t offset = no_offset;
 
-    // "FILE: tensor 'T': at byte N: MESSAGE", each part only where it is known. Always one line: control
-    // characters of hostile names are written as \xNN.
+    // "FILE: tensor 'T': at byte N: MESSAGE", each part only where it is known. Always one line of UTF-8.
     [[nodiscard]] std::string text() const {
         std::string out;
-        if (!file.empty()) append_printable(out, file).append(": ");
-        if (!tensor.empty()) append_printable(out.append("tensor '"), tensor).append("': ");
-        if (offset != no_offset) out.append("at byte ").append(std::to_string(offset)).append(": ");
-        return append_printable(out, message);
-    }
-
-private:
-    static std::string& append_printable(std::string& out, const std::string& text) {
-        static constexpr char digits[] = "0123456789abcdef";
-        for (const char c : text) {
-            const auto byte = static_cast<unsigned char>(c);
-            if (byte >= 0x20 && byte != 0x7f) {
-                out.push_back(c);
-            } else {
-                out.append("\\x").append({digits[byte >> 4], digits[byte & 15]});
-            }
-        }
-        return out;
+        if (!file.empty()) out.append(file).append(": ");
+        if (!tensor.empty()) out.append("tensor '").append(tensor).append("': ");
+        if (!file.empty() && offset != no_offset)
+            out.append("at byte ").append(std::to_string(offset)).append(": ");
+        return printable(out.append(message));
     }
 };
 
@@ -94,7 +115,8 @@ public:
     [[nodiscard]] const T* operator->() const { return &value(); }
     [[nodiscard]] T& operator*() & { return value(); }
     [[nodiscard]] const T& operator*() const& { return value(); }
-    [[nodiscard]] const bitmill::error& error() const { return std::get<1>(state_); }
+    [[nodiscard]] const bitmill::error& error() const& { return std::get<1>(state_); }
+    [[nodiscard]] bitmill::error error() && { return std::get<1>(std::move(state_)); }
 
 private:
     std::variant<T, bitmill::error> state_;
@@ -110,7 +132,8 @@ public:
     void value() const {
         if (error_) throw exception(*error_);
     }
-    [[nodiscard]] const bitmill::error& error() const { return *error_; }
+    [[nodiscard]] const bitmill::error& error() const& { return *error_; }
+    [[nodiscard]] bitmill::error error() && { return *std::move(error_); }
 
 private:
     std::optional<bitmill::error> error_;

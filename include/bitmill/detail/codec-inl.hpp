@@ -404,6 +404,7 @@ BITMILL_INLINE result<error_metrics> encode(const scheme& s, const weight_view& 
                                             const encode_options& options) {
     const fp_environment environment;
     if (auto checked = check_scheme(s, src.type, src.rows, src.cols); !checked) return checked.error();
+    if (auto checked = detail::check_strides(src); !checked) return checked.error();
     if (options.method == method::mse && !facts(s.type).integer)
         return detail::refuse(std::string("method mse is for int8 and int4; ") + facts(s.type).name +
                               " has absmax");
@@ -429,6 +430,7 @@ BITMILL_INLINE result<void> decode(const scheme& s, const encoded_view& src, con
                                    memory_source memory) {
     const fp_environment environment;
     if (auto checked = check_scheme(s, dst.type, dst.rows, dst.cols); !checked) return checked.error();
+    if (auto checked = detail::check_strides(dst); !checked) return checked.error();
     if (dst.rows == 0 || dst.cols == 0) return {};
     memory = memory_or_default(memory);
     if (facts(s.type).integer) return detail::decode_integers(s, src, dst, memory);
@@ -439,6 +441,7 @@ BITMILL_INLINE result<void> decode(const scheme& s, const encoded_view& src, con
 
 BITMILL_INLINE void cast(const weight_view& src, dtype to, void* dst) {
     const fp_environment environment;
+    detail::check_strides(src).value();
     const auto& table = kernels::active();
     const std::size_t count = src.rows * src.cols;
     if (src.type == to && src.dense()) {
@@ -465,6 +468,7 @@ BITMILL_INLINE void cast(const weight_view& src, dtype to, void* dst) {
 
 BITMILL_INLINE result<value_range> find_range(const weight_view& src) {
     const fp_environment environment;
+    if (auto checked = detail::check_strides(src); !checked) return checked.error();
     detail::float_source source(src, 0);
     value_range range;
     for (std::size_t start = 0; start < source.elements(); start += detail::chunk_elements) {
@@ -484,6 +488,7 @@ BITMILL_INLINE result<double> sum_absmax(const weight_view& src, std::size_t blo
     blocks_of.granularity = granularity::block;
     blocks_of.group_size = block_size;
     if (auto sound = check_scheme(blocks_of, src.type, src.rows, src.cols); !sound) return sound.error();
+    if (auto sound = detail::check_strides(src); !sound) return sound.error();
     detail::float_source source(src, 0);
     std::vector<float> absmax(detail::chunk_elements / block_size + 1);
     double sum = 0;
@@ -500,6 +505,7 @@ BITMILL_INLINE result<double> sum_absmax(const weight_view& src, std::size_t blo
 
 BITMILL_INLINE std::optional<cast_obstacle> find_cast_obstacle(const weight_view& src, dtype to) {
     const fp_environment environment;
+    detail::check_strides(src).value();
     // The first magnitude that rounds to infinity.
     const double limit = to == dtype::f16 ? 65520.0 : to == dtype::bf16 ? 0x1.ffp127 : 0x1.ffffffp127;
     detail::float_source source(src, 0);

@@ -5,11 +5,13 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory_resource>
 #include <string>
 #include <vector>
 
 #include <bitmill/codec/codec.hpp>
+#include <bitmill/core/checked.hpp>
 #include <bitmill/core/half.hpp>
 #include <bitmill/detail/element_buffer-inl.hpp>
 #include <bitmill/kernels/dispatch.hpp>
@@ -20,14 +22,35 @@ namespace bitmill::detail {
 // from the cache. It is also the run over which sums are folded.
 inline constexpr std::size_t chunk_elements = kernels::sums_run;
 
+// Whether the distance of any two elements fits ptrdiff_t. Where there is one row, its stride says nothing.
+template <class Pointer>
+[[nodiscard]] result<void> check_strides(const strided_matrix<Pointer>& matrix) {
+    if (matrix.rows == 0 || matrix.cols == 0) return {};
+    const auto reach = [](std::size_t count, std::ptrdiff_t stride) {
+        const auto distance = static_cast<std::uint64_t>(stride);
+        return count <= 1 ? maybe_u64(0) : checked_mul(stride < 0 ? 0 - distance : distance, count - 1);
+    };
+    const auto default_stride = static_cast<std::ptrdiff_t>(matrix.cols);
+    const auto rows = reach(matrix.rows, matrix.row_stride == 0 ? default_stride : matrix.row_stride);
+    const auto cols = reach(matrix.cols, matrix.col_stride == 0 ? 1 : matrix.col_stride);
+    const auto elements = rows && cols ? checked_add(*rows, *cols) : std::nullopt;
+    constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<std::ptrdiff_t>::max());
+    if (elements && *elements < most / element_bytes(matrix.type)) return {};
+    return error{.code = error_code::invalid_argument,
+                 .message = "the strides reach farther than memory does"};
+}
+
 // Copies elements [index, index + count) of a strided matrix to or from a dense run; Width: bytes of an element.
 template <std::size_t Width, bool ToMatrix, class Matrix, class Run>
 void copy_strided(const Matrix& matrix, std::size_t index, std::size_t count, Run* run) {
     using matrix_byte = std::conditional_t<ToMatrix, std::byte, const std::byte>;
     constexpr auto width = static_cast<std::ptrdiff_t>(Width);
-    const std::ptrdiff_t row_step =
-        width * (matrix.row_stride == 0 ? static_cast<std::ptrdiff_t>(matrix.cols) : matrix.row_stride);
-    const std::ptrdiff_t col_step = width * (matrix.col_stride == 0 ? 1 : matrix.col_stride);
+    const std::ptrdiff_t row_stride = matrix.rows <= 1         ? 0
+                                      : matrix.row_stride == 0 ? static_cast<std::ptrdiff_t>(matrix.cols)
+                                                               : matrix.row_stride;
+    const std::ptrdiff_t row_step = width * row_stride;
+    const std::ptrdiff_t col_step =
+        width * (matrix.col_stride == 0 || matrix.cols <= 1 ? 1 : matrix.col_stride);
     auto* const base = static_cast<matrix_byte*>(matrix.data);
     const auto copy = [](auto* place, auto* value, std::size_t bytes) {
         if constexpr (ToMatrix) std::memcpy(place, value, bytes);

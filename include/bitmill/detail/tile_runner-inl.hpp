@@ -5,7 +5,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
-#include <new>
 #include <optional>
 #include <vector>
 
@@ -62,8 +61,7 @@ public:
         const task_fn task = [&](std::size_t i) {
             if (stop_.load(std::memory_order_relaxed)) return;
             const fp_environment environment;
-            auto outcome = guarded(i, tiles[i], work);
-            finish(i, bytes(tiles[i]), outcome);
+            finish(i, bytes(tiles[i]), guarded(i, tiles[i], work));
         };
         if (options_.run) {
             options_.run(tiles.size(), task);
@@ -71,7 +69,7 @@ public:
             run_parallel(static_cast<unsigned>(free_.size()), tiles.size(), task);
         }
         free_.clear();
-        if (failure_) return *failure_;
+        if (failure_) return *std::move(failure_);
         if (finished_ != tiles.size())
             return error{.code = error_code::invalid_argument,
                          .message = "the host's parallel_for ran " + std::to_string(finished_) + " of " +
@@ -82,16 +80,19 @@ public:
     [[nodiscard]] const progress& now() const { return progress_; }
 
 private:
+    // A task never throws, not even where there is no memory for the words of an error.
     template <class Work>
-    result<void> guarded(std::size_t index, const tile& one, const Work& work) {
+    result<void> guarded(std::size_t index, const tile& one, const Work& work) noexcept {
         tile_buffers buffers = acquire();
         result<void> outcome;
         try {
-            outcome = work(index, one, buffers);
-        } catch (const exception& failure) {
-            outcome = failure.error();
-        } catch (const std::bad_alloc&) {
-            outcome = error{.code = error_code::out_of_memory, .message = "no memory for a tile"};
+            try {
+                outcome = work(index, one, buffers);
+            } catch (const exception& failure) {
+                outcome = failure.error();
+            }
+        } catch (...) {  // allocation is all else that can fail
+            outcome = error{.code = error_code::out_of_memory, .message = "out of memory"};
         }
         release(std::move(buffers));
         return outcome;
@@ -113,11 +114,11 @@ private:
         returned_.notify_one();
     }
 
-    void finish(std::size_t index, std::uint64_t bytes, const result<void>& outcome) {
+    void finish(std::size_t index, std::uint64_t bytes, result<void> outcome) noexcept {
         const std::lock_guard lock(mutex_);
         ++finished_;
         if (!outcome) {
-            fail(index, outcome.error());
+            fail(index, std::move(outcome).error());
             return;
         }
         progress_.done_bytes += bytes;
@@ -131,11 +132,11 @@ private:
         if (!go_on) fail(index, {.code = error_code::cancelled, .message = "cancelled"});
     }
 
-    void fail(std::size_t index, const error& what) {
+    void fail(std::size_t index, error what) noexcept {
         stop_ = true;
         if (index >= failed_at_ && failure_) return;
         failed_at_ = index;
-        failure_ = what;
+        failure_ = std::move(what);
     }
 
     const work_options& options_;

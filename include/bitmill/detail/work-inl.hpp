@@ -38,7 +38,7 @@ auto guard(const std::string& model, const Body& body) -> decltype(body()) {
 inline void log_line(const work_options& options, log_level level, const std::string& line) noexcept {
     if (!options.on_log) return;
     try {
-        options.on_log(level, line);
+        options.on_log(level, printable(line));
     } catch (...) {
     }
 }

@@ -77,7 +77,7 @@ struct work_options {
     bool dry_run = false;            // plan and report exact sizes, write nothing
     // Called after every tile, from any thread, one call at a time. Returning false cancels.
     std::function<bool(const progress&)> on_progress;
-    // What a person would want to know, one line at a time, from the calling thread: what begins and ends
+    // What a person would want to know, one line of UTF-8 at a time, from the calling thread: what begins and ends
     // (info), each tensor that does not become what was asked for (info), each warning of the report.
     std::function<void(log_level, const std::string&)> on_log;
 };

@@ -1,0 +1,103 @@
+// One right call of every function, for tests that then spoil one thing in it.
+#pragma once
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include <bitmill.h>
+
+#include <doctest/doctest.h>
+
+#include <models.hpp>
+#include <temp_folder.hpp>
+
+namespace bitmill_test {
+
+class host {
+public:
+    host() {
+        put_sharded_model(folder / "model",
+                          {make_tensor("encoder.query.weight", bitmill::dtype::f32, {64, 32}, 1),
+                           make_tensor("encoder.key.weight", bitmill::dtype::f16, {64, 32}, 2)});
+        model_path = folder / "model";
+        scheme.type = BITMILL_SCHEME_NF4;
+        scheme.granularity = BITMILL_BLOCK;
+        scheme.group_size = 32;
+        scheme.double_quant = 1;
+        matrix.dtype = BITMILL_F32;
+        matrix.rows = 4;
+        matrix.cols = 32;
+        encode_options.hooks = &hooks;
+        mill_options.hooks = &hooks;
+        mill_options.to = "int8";
+        mill_options.dry_run = 1;
+        dequantize_options.hooks = &hooks;
+        dequantize_options.dry_run = 1;
+        give_room();
+    }
+    host(const host&) = delete;
+    host& operator=(const host&) = delete;
+
+    // Buffers as large as the scheme needs, and not a byte larger: a sanitizer sees who writes past them.
+    void give_room() {
+        REQUIRE(bound() == BITMILL_OK);
+        codes.assign(static_cast<std::size_t>(sizes.codes_bytes), 0);
+        scales.assign(static_cast<std::size_t>(sizes.scales_bytes), 0);
+        zero_points.assign(static_cast<std::size_t>(sizes.zero_points_bytes), 0);
+        nested_scales.assign(static_cast<std::size_t>(sizes.nested_scales_bytes), 0);
+        coded = sizes;
+        coded.codes = codes.data();
+        coded.scales = scales.data();
+        coded.zero_points = zero_points.data();
+        coded.nested_scales = nested_scales.data();
+    }
+
+    bitmill_status bound() { return bitmill_encode_bound(&scheme, matrix.rows, matrix.cols, &sizes, &error); }
+    bitmill_status encode() {
+        return bitmill_encode(&scheme, &matrix, values.data(), &coded, &encode_options, &metrics, &error);
+    }
+    bitmill_status decode() {
+        return bitmill_decode(&scheme, &coded, &matrix, values.data(), &hooks, &error);
+    }
+    bitmill_status mill() {
+        return kept(bitmill_mill(model_path.c_str(), out.c_str(), &mill_options, &report, &error));
+    }
+    bitmill_status dequantize() {
+        return kept(
+            bitmill_dequantize(model_path.c_str(), out.c_str(), &dequantize_options, &report, &error));
+    }
+    bitmill_status inspect() { return kept(bitmill_inspect(model_path.c_str(), &hooks, &report, &error)); }
+
+    temp_folder folder;
+    std::string model_path, out;
+    bitmill_error error = BITMILL_ERROR_INIT;
+    bitmill_hooks hooks = BITMILL_HOOKS_INIT;
+    bitmill_scheme scheme = BITMILL_SCHEME_INIT;
+    bitmill_matrix matrix = BITMILL_MATRIX_INIT;
+    bitmill_encoded sizes = BITMILL_ENCODED_INIT;
+    bitmill_encoded coded = BITMILL_ENCODED_INIT;
+    bitmill_encode_options encode_options = BITMILL_ENCODE_OPTIONS_INIT;
+    bitmill_metrics metrics = BITMILL_METRICS_INIT;
+    bitmill_mill_options mill_options = BITMILL_MILL_OPTIONS_INIT;
+    bitmill_dequantize_options dequantize_options = BITMILL_DEQUANTIZE_OPTIONS_INIT;
+    bitmill_report* report = nullptr;
+    std::vector<float> values = std::vector<float>(4 * 32, 0.5f);
+    std::vector<char> codes, scales, zero_points, nested_scales;
+
+private:
+    // A report exactly on success.
+    bitmill_status kept(bitmill_status status) {
+        CHECK((report != nullptr) == (status == BITMILL_OK));
+        bitmill_report_destroy(report);
+        report = reinterpret_cast<bitmill_report*>(this);  // the next failure has something to clear
+        return status;
+    }
+};
+
+using call = bitmill_status (host::*)();
+inline const std::vector<std::pair<const char*, call>> all_calls = {
+    {"encode_bound", &host::bound}, {"encode", &host::encode},         {"decode", &host::decode},
+    {"mill", &host::mill},          {"dequantize", &host::dequantize}, {"inspect", &host::inspect}};
+
+}  // namespace bitmill_test

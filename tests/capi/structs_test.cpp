@@ -1,0 +1,242 @@
+// Structs of a wrong size, of another age, with fields and numbers that this version does not know.
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#include "host.hpp"
+
+using namespace bitmill_test;
+
+namespace {
+
+// A struct and a call that reads it.
+struct use {
+    const char* name;
+    std::function<void*(host&)> where;
+    std::size_t size;
+    call through;
+};
+
+template <class Struct>
+use use_of(const char* name, Struct host::* member, call through) {
+    return {name, [member](host& h) -> void* { return &(h.*member); }, sizeof(Struct), through};
+}
+
+std::vector<use> inputs() {
+    return {use_of("scheme", &host::scheme, &host::bound),
+            use_of("sizes", &host::sizes, &host::bound),
+            use_of("scheme", &host::scheme, &host::encode),
+            use_of("matrix", &host::matrix, &host::encode),
+            use_of("coded", &host::coded, &host::encode),
+            use_of("encode_options", &host::encode_options, &host::encode),
+            use_of("metrics", &host::metrics, &host::encode),
+            use_of("hooks", &host::hooks, &host::encode),
+            use_of("scheme", &host::scheme, &host::decode),
+            use_of("coded", &host::coded, &host::decode),
+            use_of("matrix", &host::matrix, &host::decode),
+            use_of("hooks", &host::hooks, &host::decode),
+            use_of("mill_options", &host::mill_options, &host::mill),
+            use_of("hooks", &host::hooks, &host::mill),
+            use_of("dequantize_options", &host::dequantize_options, &host::dequantize),
+            use_of("hooks", &host::hooks, &host::dequantize),
+            use_of("hooks", &host::hooks, &host::inspect)};
+}
+
+void set_size(void* at, std::uint32_t size) { std::memcpy(at, &size, sizeof size); }
+
+const std::uint32_t wrong_sizes[] = {0, 1, 4, 4097, 5000, 0x80000000, 0xffffffff};
+
+}  // namespace
+
+TEST_CASE(
+    "structs: every call works as the test's host makes it, so what fails below fails for its own reason") {
+    host h;
+    for (const auto& [name, through] : all_calls) {
+        CAPTURE(name);
+        CHECK((h.*through)() == BITMILL_OK);
+        CHECK(h.error.status == BITMILL_OK);
+        CHECK(h.error.message[0] == '\0');
+    }
+}
+
+TEST_CASE("structs: a size that no version of the struct has is refused by name") {
+    host h;
+    for (const auto& u : inputs()) {
+        CAPTURE(u.name);
+        std::vector<std::uint32_t> sizes(std::begin(wrong_sizes), std::end(wrong_sizes));
+        sizes.push_back(static_cast<std::uint32_t>(u.size - 1));
+        for (const auto size : sizes) {
+            CAPTURE(size);
+            set_size(u.where(h), size);
+            CHECK((h.*u.through)() == BITMILL_INVALID_ARGUMENT);
+            CHECK(std::string(h.error.message).find("struct_size is " + std::to_string(size)) !=
+                  std::string::npos);
+        }
+        set_size(u.where(h), static_cast<std::uint32_t>(u.size));
+        CHECK((h.*u.through)() == BITMILL_OK);
+    }
+}
+
+TEST_CASE(
+    "structs: an error of a wrong size is not written to, and out-parameters are cleared all the same") {
+    host h;
+    for (const auto& [name, through] : all_calls) {
+        CAPTURE(name);
+        std::vector<std::uint32_t> sizes(std::begin(wrong_sizes), std::end(wrong_sizes));
+        sizes.push_back(sizeof(bitmill_error) - 1);
+        for (const auto size : sizes) {
+            std::memset(&h.error, 0x77, sizeof h.error);
+            h.error.struct_size = size;
+            h.metrics.mse = h.metrics.cosine = 7;
+            h.sizes.codes_bytes = h.sizes.nested_scales_bytes = 7;
+            const bitmill_error before = h.error;
+            CHECK((h.*through)() == BITMILL_INVALID_ARGUMENT);
+            CHECK(std::memcmp(&before, &h.error, sizeof before) == 0);
+            if (through == &host::encode) CHECK(h.metrics.mse + h.metrics.cosine == 0);
+            if (through == &host::bound) CHECK(h.sizes.codes_bytes + h.sizes.nested_scales_bytes == 0);
+        }
+        const bitmill_error fresh = BITMILL_ERROR_INIT;
+        h.error = fresh;
+        CHECK((h.*through)() == BITMILL_OK);
+    }
+}
+
+// The struct in a larger one, as a newer program has it. Fields that point to it are moved along.
+TEST_CASE("structs: a newer program's fields are fine while they are 0, and unsupported where they are set") {
+    struct grown {
+        alignas(16) char bytes[4096] = {};
+    };
+    host h;
+    const auto call_with = [&h](const use& u, void* at) {
+        const auto* name = u.name;
+        const bool is = at != nullptr;
+        const auto pick = [&](const char* wanted, auto* own) {
+            return is && std::strcmp(name, wanted) == 0 ? static_cast<decltype(own)>(at) : own;
+        };
+        auto* scheme = pick("scheme", &h.scheme);
+        auto* matrix = pick("matrix", &h.matrix);
+        auto* hooks = pick("hooks", &h.hooks);
+        auto* coded = pick("coded", &h.coded);
+        auto* sizes = pick("sizes", &h.sizes);
+        auto* metrics = pick("metrics", &h.metrics);
+        h.encode_options.hooks = h.mill_options.hooks = h.dequantize_options.hooks = hooks;
+        auto* encode_options = pick("encode_options", &h.encode_options);
+        auto* mill_options = pick("mill_options", &h.mill_options);
+        auto* dequantize_options = pick("dequantize_options", &h.dequantize_options);
+        const char* model = h.model_path.c_str();
+        bitmill_error* e = &h.error;
+        if (u.through == &host::bound) return bitmill_encode_bound(scheme, 4, 32, sizes, e);
+        if (u.through == &host::encode)
+            return bitmill_encode(scheme, matrix, h.values.data(), coded, encode_options, metrics, e);
+        if (u.through == &host::decode)
+            return bitmill_decode(scheme, coded, matrix, h.values.data(), hooks, e);
+        if (u.through == &host::mill) return bitmill_mill(model, "", mill_options, nullptr, e);
+        if (u.through == &host::dequantize)
+            return bitmill_dequantize(model, "", dequantize_options, nullptr, e);
+        bitmill_report* report = nullptr;
+        const bitmill_status status = bitmill_inspect(model, hooks, &report, e);
+        bitmill_report_destroy(report);
+        return status;
+    };
+    for (const auto& u : inputs()) {
+        CAPTURE(u.name);
+        for (const std::size_t size : {u.size + 1, u.size + 8, std::size_t{4096}}) {
+            CAPTURE(size);
+            grown newer;
+            call_with(u, nullptr);  // the host's own structs point to each other again
+            std::memcpy(newer.bytes, u.where(h), u.size);
+            set_size(newer.bytes, static_cast<std::uint32_t>(size));
+            CHECK(call_with(u, newer.bytes) == BITMILL_OK);
+            const bool untouched = std::all_of(newer.bytes + u.size, newer.bytes + sizeof newer.bytes,
+                                               [](char c) { return c == 0; });
+            CHECK(untouched);
+            for (const std::size_t at : {u.size, size - 1}) {
+                newer.bytes[at] = 1;
+                CHECK(call_with(u, newer.bytes) == BITMILL_UNSUPPORTED);
+                CHECK(std::string(h.error.message).find("does not know") != std::string::npos);
+                newer.bytes[at] = 0;
+            }
+        }
+    }
+}
+
+TEST_CASE("structs: a newer program's error is filled as far as this version goes") {
+    host h;
+    struct {
+        bitmill_error known;
+        char more[40];
+    } newer{BITMILL_ERROR_INIT, {}};
+    std::memset(newer.more, 0x33, sizeof newer.more);
+    newer.known.struct_size = sizeof newer;
+    CHECK(bitmill_set_isa("none", &newer.known) == BITMILL_INVALID_ARGUMENT);
+    CHECK(newer.known.struct_size == sizeof newer);
+    CHECK(newer.known.status == BITMILL_INVALID_ARGUMENT);
+    const bool untouched =
+        std::all_of(std::begin(newer.more), std::end(newer.more), [](char c) { return c == 0x33; });
+    CHECK(untouched);
+}
+
+TEST_CASE("structs: a reserved field that is set is unsupported") {
+    host h;
+    const std::pair<std::uint32_t*, call> fields[] = {{&h.scheme.reserved, &host::bound},
+                                                      {&h.scheme.reserved, &host::decode},
+                                                      {&h.encode_options.reserved, &host::encode},
+                                                      {&h.metrics.reserved, &host::encode},
+                                                      {&h.hooks.reserved, &host::encode},
+                                                      {&h.hooks.reserved, &host::inspect},
+                                                      {&h.hooks.reserved, &host::mill}};
+    for (const auto& [field, through] : fields) {
+        *field = 1;
+        CHECK((h.*through)() == BITMILL_UNSUPPORTED);
+        *field = 0;
+        CHECK((h.*through)() == BITMILL_OK);
+    }
+}
+
+TEST_CASE("structs: a number that stands for nothing is refused by name") {
+    host h;
+    struct number {
+        const char* name;
+        std::int32_t* where;
+        call through;
+        bool zero_is_wrong;
+    };
+    const number numbers[] = {{"scheme type", &h.scheme.type, &host::bound, true},
+                              {"scheme type", &h.scheme.type, &host::encode, true},
+                              {"scheme type", &h.scheme.type, &host::decode, true},
+                              {"granularity", &h.scheme.granularity, &host::bound, false},
+                              {"scale_dtype", &h.scheme.scale_dtype, &host::bound, false},
+                              {"dtype", &h.matrix.dtype, &host::encode, true},
+                              {"dtype", &h.matrix.dtype, &host::decode, true},
+                              {"method", &h.encode_options.method, &host::encode, false}};
+    for (const auto& one : numbers) {
+        const std::int32_t right = *one.where;
+        std::vector<std::int32_t> wrong{-1, 99, INT32_MIN, INT32_MAX};
+        if (one.zero_is_wrong) wrong.push_back(0);
+        for (const auto value : wrong) {
+            *one.where = value;
+            CHECK((h.*one.through)() == BITMILL_INVALID_ARGUMENT);
+            CHECK(std::string(h.error.message).find(std::string(one.name) + " " + std::to_string(value)) !=
+                  std::string::npos);
+        }
+        *one.where = right;
+        CHECK((h.*one.through)() == BITMILL_OK);
+    }
+}
+
+TEST_CASE("structs: half of the memory hooks is refused") {
+    host h;
+    for (const auto& [name, through] : all_calls) {
+        if (through == &host::bound) continue;
+        CAPTURE(name);
+        h.hooks.allocate = [](void*, std::size_t, std::size_t) -> void* { return nullptr; };
+        CHECK((h.*through)() == BITMILL_INVALID_ARGUMENT);
+        h.hooks.deallocate = [](void*, void*, std::size_t, std::size_t) {};
+        CHECK((h.*through)() == BITMILL_OUT_OF_MEMORY);
+        h.hooks.allocate = nullptr;
+        CHECK((h.*through)() == BITMILL_INVALID_ARGUMENT);
+        h.hooks.deallocate = nullptr;
+        CHECK((h.*through)() == BITMILL_OK);
+    }
+}
