@@ -1,4 +1,5 @@
-/* The only place where the version is written. CMake, the tests, bitmill.h and every binding read it from here. */
+/* Where the version is written. CMake, Conan, the tests, bitmill.h and every binding read it from here; the vcpkg.json files
+ * must repeat it, and a test compares them. */
 #pragma once
 
 #define BITMILL_VERSION_MAJOR 0

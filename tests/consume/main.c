@@ -37,8 +37,7 @@ int main(void) {
         fprintf(stderr, "%s\n", error.message);
         return 5;
     }
-    for (int i = 0; i < rows * cols; ++i)
-        /* Half a step, and the rounding of the decoded value itself. */
+    for (int i = 0; i < rows * cols; ++i) /* Half a step, and the rounding of the decoded value itself. */
         if (!(fabs(back[i] - weights[i]) <= scales[i / cols] * 0.5001)) return 6;
     printf("bitmill %s in C on %s: %d weights to int8 and back\n", bitmill_version_text(), bitmill_isa(),
            rows * cols);

@@ -1,10 +1,12 @@
 """Builds and runs a user's programs, in C++ and in C, against bitmill in each way it can be had.
 
-find_package, pkg_config: what `cmake --install` leaves. headers, shared, add_subdirectory: other kinds of it.
-packages: builds the .deb files and the tarball, for the ways deb, tarball and vcpkg, which unpack and use them.
+find_package, headers and shared use what `cmake --install` leaves, add_subdirectory the sources. packages builds the
+.deb files and the tarball, which the ways deb and tarball unpack and use. conan and vcpkg follow those recipes, and
+run with the Python that tests/consume/requirements.txt was installed for.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import re
@@ -32,8 +34,8 @@ def configure(args, source, build, *options):
 
 
 def build_library(args, build, *options):
-    configure(args, args.source, build, "-DBITMILL_BUILD_TESTS=OFF", "-DBITMILL_BUILD_BENCH=OFF", "-DBITMILL_WERROR=OFF",
-              f"-DCMAKE_PREFIX_PATH={args.prefix_path}", *options)
+    parts = [f"-DBITMILL_BUILD_{part}=OFF" for part in ("BENCH", "EXAMPLES", "TESTS")]
+    configure(args, args.source, build, *parts, "-DBITMILL_WERROR=OFF", f"-DCMAKE_PREFIX_PATH={args.prefix_path}", *options)
     run(args.cmake, "--build", build)
 
 
@@ -117,7 +119,8 @@ def way_shared(args, work):
 
 
 def way_add_subdirectory(args, work):
-    use_cmake(args, work, "add_subdirectory", f"-DBITMILL_SOURCE={args.source}", f"-DCMAKE_PREFIX_PATH={args.prefix_path}")
+    use_cmake(args, work, "add_subdirectory", f"-DBITMILL_SOURCE={args.source}",
+              f"-DCMAKE_PREFIX_PATH={args.prefix_path}")
 
 
 # ---- .deb and .tar.gz ------------------------------------------------------------------------------------
@@ -134,7 +137,8 @@ def way_packages(args, work):
 def expected_files(args, libraries):
     """What each component holds, and nothing else."""
     headers = {str(path.relative_to(args.source)) for path in (args.source / "include/bitmill").rglob("*.hpp")}
-    config = {f"cmake/bitmill/bitmill{part}.cmake" for part in ("Config", "ConfigVersion", "Targets", "Targets-release")}
+    parts = ("Config", "ConfigVersion", "Targets", "Targets-release")
+    config = {f"cmake/bitmill/bitmill{part}.cmake" for part in parts}
     archives = {"libbitmill.a", "libbitmill_c.a", "libbitmill_c.so", "pkgconfig/bitmill.pc", "pkgconfig/bitmill_c.pc"}
     return {
         "development": headers | {"include/bitmill.h"} | {f"{libraries}/{name}" for name in config | archives},
@@ -184,6 +188,63 @@ def way_deb(args, work):
     check_tree(args, prefix, "*")
     run(prefix / "bin/bitmill", "--version")
     use_prefix(args, work, prefix, libraries)
+
+
+# ---- Conan -----------------------------------------------------------------------------------------------
+
+
+def way_conan(args, work):
+    def conan(*command):
+        run(pathlib.Path(sys.executable).with_name("conan"), *command,
+            env=os.environ | {"CONAN_HOME": str(work / "home")})
+
+    conan("profile", "detect")
+    conan("remote", "remove", "conancenter")
+    settings = ["-s:a", "compiler.cppstd=20", "-c:a", f"tools.cmake.cmaketoolchain:generator={args.generator}",
+                # Nothing is written into the sources.
+                "-c:a", f"tools.cmake.cmake_layout:test_folder={work / 'test'}",
+                "-c:a", "tools.cmake.cmaketoolchain:user_presets="]
+    for shared in (False, True):
+        # The command beside the shared library, which it must find.
+        options = ["-o", f"&:shared={shared}", "-o", f"&:with_cli={shared}"]
+        conan("create", args.source, "--no-remote", *settings, *options)
+        folder = work / f"pkg-config-{shared}"
+        conan("install", f"--requires=bitmill/{args.version}", "--no-remote", *settings,
+              *[option.replace("&", "bitmill/*") for option in options], "-g", "PkgConfigDeps", "-of", folder)
+        use_pkg_config(args, work, folder)
+
+
+# ---- vcpkg -----------------------------------------------------------------------------------------------
+
+
+def check_manifests(args):
+    import jsonschema  # only this way's Python has it
+
+    schema = json.loads((HERE / "vcpkg.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    for path in ("vcpkg.json", "packaging/vcpkg/bitmill/vcpkg.json"):
+        manifest = json.loads((args.source / path).read_text())
+        validator.validate(manifest)
+        for broken in (manifest | {"licens": "MIT"}, manifest | {"version-semver": "0.1"}, manifest | {"name": "a_b"},
+                       manifest | {"dependencies": [{"name": "xsimd", "hots": True}]}):
+            assert not validator.is_valid(broken), "the schema accepts anything"
+
+
+def way_vcpkg(args, work):
+    check_manifests(args)
+    prefix = work / "prefix"
+    # The build that the .deb files and the tarball came from: the same options, so nothing is compiled.
+    options = {"SOURCE": args.source, "BUILD": args.work / "packages-build", "PREFIX": prefix, "VERSION": args.version,
+               "FEATURES": "core;cli", "GENERATOR": args.generator, "COMPILER": args.compiler}
+    run(args.cmake, *(f"-D{name}={value}" for name, value in options.items()), "-P", HERE / "vcpkg.cmake")
+    moved = work / "moved"
+    prefix.rename(moved)
+    components = expected_files(args, "lib")
+    files = {path.replace("lib/cmake/", "share/") for path in components["development"]} | components["runtime"]
+    check_files(moved, files | {"share/bitmill/copyright", "share/bitmill/usage", "tools/bitmill/bitmill"})
+    check_tree(args, moved, "*")
+    run(moved / "tools/bitmill/bitmill", "--version")
+    use_prefix(args, work, moved, "lib")
 
 
 # ---- arguments -------------------------------------------------------------------------------------------
