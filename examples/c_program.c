@@ -44,7 +44,10 @@ static int encode_and_decode(void) {
     bad = failed(bitmill_encode(&scheme, &matrix, weights, &encoded, NULL, &metrics, &error), &error) ||
           failed(bitmill_decode(&scheme, &encoded, &matrix, back, NULL, &error), &error);
     if (!bad) {
-        for (i = 0; i < ROWS * COLS; ++i) largest = fmax(largest, fabs((double)(weights[i] - back[i])));
+        for (i = 0; i < ROWS * COLS; ++i) {
+            const double lost = fabs((double)(weights[i] - back[i]));
+            if (lost > largest) largest = lost;
+        }
         printf("matrix: %d bytes -> %d, SNR %.2f dB, largest error %.6f (here %.6f)\n", (int)sizeof weights,
                (int)(encoded.codes_bytes + encoded.scales_bytes), metrics.snr_db, metrics.max_abs, largest);
     }
