@@ -15,4 +15,5 @@
 #include <bitmill/detail/plan-inl.hpp>
 #include <bitmill/detail/report-inl.hpp>
 #include <bitmill/detail/safetensors-inl.hpp>
+#include <bitmill/detail/sha256-inl.hpp>
 #include <bitmill/detail/stored-inl.hpp>

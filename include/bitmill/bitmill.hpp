@@ -12,6 +12,7 @@
 #include <bitmill/core/half.hpp>
 #include <bitmill/core/memory.hpp>
 #include <bitmill/core/parallel.hpp>
+#include <bitmill/core/sha256.hpp>
 #include <bitmill/io/atomic_folder.hpp>
 #include <bitmill/io/checkpoint.hpp>
 #include <bitmill/io/file.hpp>
