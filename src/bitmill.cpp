@@ -17,3 +17,4 @@
 #include <bitmill/detail/safetensors-inl.hpp>
 #include <bitmill/detail/sha256-inl.hpp>
 #include <bitmill/detail/stored-inl.hpp>
+#include <bitmill/detail/verify-inl.hpp>

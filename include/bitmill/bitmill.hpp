@@ -19,6 +19,7 @@
 #include <bitmill/io/safetensors.hpp>
 #include <bitmill/kernels/dispatch.hpp>
 #include <bitmill/mill/inspect.hpp>
+#include <bitmill/mill/manifest.hpp>
 #include <bitmill/mill/mill.hpp>
 #include <bitmill/mill/options.hpp>
 #include <bitmill/mill/plan.hpp>

@@ -17,6 +17,8 @@ using action = std::function<int()>;
 void add_quantize(CLI::App& app, action& chosen);
 void add_dequantize(CLI::App& app, action& chosen);
 void add_inspect(CLI::App& app, action& chosen);
+void add_validate(CLI::App& app, action& chosen);
+void add_verify(CLI::App& app, action& chosen);
 void add_info(CLI::App& app, action& chosen);
 
 // Writes the error as one line to stderr, with `json` also as an object to stdout. Returns the exit code:

@@ -11,6 +11,8 @@ int main(int argc, char** argv) {
     cli::add_quantize(app, chosen);
     cli::add_dequantize(app, chosen);
     cli::add_inspect(app, chosen);
+    cli::add_validate(app, chosen);
+    cli::add_verify(app, chosen);
     cli::add_info(app, chosen);
     try {
         app.parse(argc, argv);

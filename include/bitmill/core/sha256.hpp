@@ -15,7 +15,7 @@ namespace bitmill {
 
 using digest = std::array<std::uint8_t, 32>;
 
-[[nodiscard]] std::string hex(const digest& value);  // 64 lower-case digits
+[[nodiscard]] std::string hex_text(const digest& value);  // 64 lower-case digits
 
 class sha256 {
 public:

@@ -211,10 +211,10 @@ inline result<mill_report> dequantize(const std::string& path, const std::string
         if (auto done = files.create(*folder); !done) return done.error();
         if (auto done = work.write(files); !done) return done.error();
         if (auto done = files.finish(*folder); !done) return done.error();
-        if (auto done =
-                complete(*model, plain_config(model->config_text(), type), *folder, options, work.now());
-            !done)
-            return done.error();
+        auto others = put_other_files(*model, {}, plain_config(model->config_text(), type), &*folder, options,
+                                      work.now());
+        if (!others) return others.error();
+        if (auto done = commit(*folder, {}, options, work.now()); !done) return done.error();
     }
     report.source = path;
     report.output = out;

@@ -1,7 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <span>
 
+#include <bitmill/core/sha256.hpp>
+#include <bitmill/detail/manifest-inl.hpp>
 #include <bitmill/detail/tile_runner-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
 #include <bitmill/mill/mill.hpp>
@@ -42,6 +46,17 @@ struct tiling {
     }
 };
 
+// What is left of a tile once it is written: report and manifest are folded from these.
+struct tile_record {
+    error_metrics error;
+    digest source{};
+    std::array<digest, 3> parts{};  // of codes or copy, scales, nested_scales
+};
+
+inline std::size_t slot_of(output_part::kind what) {
+    return what == output_part::kind::scales ? 1 : what == output_part::kind::nested_scales ? 2 : 0;
+}
+
 class miller {
 public:
     miller(const checkpoint& model, mill_plan& plan, const mill_options& options)
@@ -80,8 +95,8 @@ public:
                     files.add(plan_.tensors[i].source.shard, {part.name, part.type, part.shape}, part.bytes));
     }
 
-    result<void> write(weight_files& files, std::vector<error_metrics>& errors) {
-        std::vector<tile> tiles;
+    result<void> write(weight_files& files) {
+        std::vector<tile>& tiles = tiles_;
         std::uint64_t footprint = 0;
         for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
             const planned_tensor& t = plan_.tensors[i];
@@ -99,18 +114,39 @@ public:
                 footprint, cut.unit_bytes * largest + coded_bytes(t, largest).total() + scratch_bytes(t));
             cut.cut(i, tiles);
         }
-        std::vector<error_metrics> parts(tiles.size());
-        auto done = runner_.run(
+        records_.resize(tiles.size());
+        return runner_.run(
             tiles, footprint,
             [&](std::size_t at, const tile& one, tile_buffers& buffers) {
-                return write_tile(one, buffers, files, parts[at]);
+                return write_tile(one, buffers, files, records_[at]);
             },
             [&](const tile& one) { return source_bytes(one); });
-        if (!done) return done;
-        errors.resize(plan_.tensors.size());
-        for (std::size_t at = 0; at < tiles.size(); ++at)
-            errors[tiles[at].tensor].add(parts[at].sums(), parts[at].elements());
-        return {};
+    }
+
+    // After write(), by tensor.
+    [[nodiscard]] std::vector<error_metrics> errors() const {
+        std::vector<error_metrics> out(records_.empty() ? 0 : plan_.tensors.size());
+        for (std::size_t at = 0; at < tiles_.size(); ++at)
+            out[tiles_[at].tensor].add(records_[at].error.sums(), records_[at].error.elements());
+        return out;
+    }
+
+    [[nodiscard]] std::vector<tensor_record> tensor_records(const weight_files& files) const {
+        std::vector<tensor_record> out(plan_.tensors.size());
+        std::size_t at = 0;
+        for (std::size_t i = 0; i < out.size(); ++i) {
+            const planned_tensor& t = plan_.tensors[i];
+            const std::size_t first = at;
+            while (at < tiles_.size() && tiles_[at].tensor == i) ++at;
+            const std::span records(records_.data() + first, at - first);
+            const tiling cut(t);
+            out[i].source = {cut.unit_bytes * cut.per_tile,
+                             fold(records, [](const tile_record& r) { return r.source; })};
+            for (const auto& part : t.parts)
+                out[i].parts.push_back(
+                    {part.name, files.name_of(t.source.shard), part_hash(t, part, records)});
+        }
+        return out;
     }
 
     [[nodiscard]] const progress& now() const { return runner_.now(); }
@@ -147,6 +183,32 @@ private:
                                             t.effective && facts(t.effective->type).integer ? t.cols() : 0);
     }
     static constexpr std::uint64_t sums_chunk = 3 * kernels::sums_run;
+
+    template <class Of>
+    [[nodiscard]] static digest fold(std::span<const tile_record> records, const Of& of) {
+        sha256 sum;
+        for (const auto& one : records) add(sum, of(one));
+        return sum.finish();
+    }
+
+    [[nodiscard]] static piece_hash part_hash(const planned_tensor& t, const output_part& part,
+                                              std::span<const tile_record> records) {
+        const std::size_t slot = slot_of(part.what);
+        const bool whole =
+            part.what == output_part::kind::constant || (slot == 1 && t.effective && per_tensor(t));
+        if (whole) {
+            sha256 sum;
+            if (part.what == output_part::kind::constant) add(sum, sha256::of(part.constant));
+            if (part.what != output_part::kind::constant && !records.empty())
+                add(sum, records.front().parts[slot]);
+            return {part.bytes, sum.finish()};
+        }
+        const tiling cut(t);
+        const encoded_sizes sizes = coded_bytes(t, cut.per_tile);
+        const std::uint64_t pieces[] = {t.effective ? sizes.codes : cut.per_tile, sizes.scales,
+                                        sizes.nested_scales};
+        return {pieces[slot], fold(records, [slot](const tile_record& r) { return r.parts[slot]; })};
+    }
 
     [[nodiscard]] static encoded_sizes coded_bytes(const planned_tensor& t, std::uint64_t units) {
         if (!t.effective) return {};
@@ -245,10 +307,14 @@ private:
     }
 
     result<void> write_tile(const tile& one, tile_buffers& buffers, weight_files& files,
-                            error_metrics& measured) const {
+                            tile_record& record) const {
         const planned_tensor& t = plan_.tensors[one.tensor];
         auto view = read(one, buffers);
         if (!view) return view.error();
+        const auto digest_of = [](const void* bytes, std::uint64_t count) {
+            return sha256::of({static_cast<const std::byte*>(bytes), static_cast<std::size_t>(count)});
+        };
+        record.source = record.parts[0] = digest_of(view->data, source_bytes(one));
         if (!t.effective)
             return files.write(places_[one.tensor][0], one.first, static_cast<const std::byte*>(view->data),
                                one.count);
@@ -266,7 +332,9 @@ private:
             if (error_of_tile.error().code != error_code::bad_input) return name_it(error_of_tile.error(), t);
             return not_finite(one, error_of_tile.error().offset);
         }
-        measured = *error_of_tile;
+        record.error = *error_of_tile;
+        record.parts = {digest_of(coded.codes, sizes.codes), digest_of(coded.scales, sizes.scales),
+                        digest_of(coded.nested_scales, sizes.nested_scales)};
         const encoded_sizes before = coded_bytes(t, one.first);
         for (std::size_t p = 0; p < t.parts.size(); ++p) {
             const auto& where = places_[one.tensor][p];
@@ -297,6 +365,8 @@ private:
     const mill_options& options_;
     tile_runner runner_;
     std::vector<std::vector<weight_files::place>> places_;
+    std::vector<tile> tiles_;
+    std::vector<tile_record> records_;
 };
 
 inline std::vector<std::string> find_warnings(const mill_plan& plan) {
@@ -344,47 +414,112 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan,
     return report;
 }
 
+// The hash of a weight file: its header, then its tensors in the file's order.
+inline digest weights_digest(const digest& header, const std::vector<digest>& tensors) {
+    sha256 sum;
+    add(sum, header);
+    for (const auto& one : tensors) add(sum, one);
+    return sum.finish();
+}
+
+// The source's shards as they lie.
+inline result<std::vector<file_record>> source_records(const checkpoint& model, const mill_plan& plan,
+                                                       const std::vector<tensor_record>& tensors) {
+    std::vector<file_record> out;
+    std::size_t at = 0;
+    for (std::size_t shard = 0; shard < model.shard_count(); ++shard) {
+        const auto& file = model.shard(shard);
+        auto header = digest_of_bytes(file.file(), 0, file.data_begin());
+        if (!header) return header.error();
+        std::vector<digest> digests;
+        for (; at < plan.tensors.size() && plan.tensors[at].source.shard == shard; ++at)
+            digests.push_back(tensors[at].source.value);
+        out.push_back({model.shard_name(shard), file.file().size(), weights_digest(*header, digests), true});
+    }
+    return out;
+}
+
+// The weight files of the output.
+inline std::vector<file_record> weight_records(const weight_files& files,
+                                               const std::vector<tensor_record>& tensors) {
+    std::map<std::string, digest> by_name;
+    for (const auto& tensor : tensors)
+        for (const auto& part : tensor.parts) by_name[part.name] = part.hash.value;
+    std::vector<file_record> out;
+    for (std::size_t shard = 0; shard < files.shard_count(); ++shard) {
+        const auto& specs = files.specs(shard);
+        std::vector<digest> digests;
+        for (const std::size_t index : safetensors_writer::file_order(specs))
+            digests.push_back(by_name[specs[index].name]);
+        out.push_back({files.name_of(shard), safetensors_writer::file_bytes(specs),
+                       weights_digest(sha256::of(safetensors_writer::header(specs)), digests), true});
+    }
+    return out;
+}
+
+struct milled {
+    mill_report report;
+    std::string manifest;  // "" in a dry run
+};
+
+// Writes into `folder` and commits it; without one only the report and the manifest are made.
+inline result<milled> mill_model(const checkpoint& model, const std::string& path, const std::string& out,
+                                 const mill_options& options, atomic_folder* folder) {
+    const stopwatch clock;
+    auto plan = make_plan(model, options);
+    if (!plan) return plan.error();
+    log_start(options, "quantize", model, to_text(plan->base));
+    miller mill(model, *plan, options);
+    if (auto done = mill.scan(); !done) return done.error();
+    if (auto done = lay_out(*plan, options.strict); !done) return done.error();
+    weight_files files(model);
+    mill.place(files);
+    auto bytes = files.file_bytes();
+    if (!bytes) return bytes.error();
+    if (folder != nullptr)
+        if (auto done = files.create(*folder); !done) return done.error();
+    if (!options.dry_run)
+        if (auto done = mill.write(files); !done) return done.error();
+    if (folder != nullptr)
+        if (auto done = files.finish(*folder); !done) return done.error();
+    milled made{start_report(model, *plan, mill.errors()), {}};
+    made.report.source = path;
+    made.report.output = out;
+    made.report.dry_run = options.dry_run;
+    made.report.bytes = *bytes;
+    made.report.side_bytes = side_file_bytes(model);
+    if (options.dry_run) return made;
+    const auto tensors = mill.tensor_records(files);
+    auto source_files = source_records(model, *plan, tensors);
+    if (!source_files) return source_files.error();
+    auto written = weight_records(files, tensors);
+    auto others = put_other_files(model, files.index_text(), config_for(*plan, model.config_text()), folder,
+                                  options, mill.now());
+    if (!others) return others.error();
+    written.insert(written.end(), others->begin(), others->end());
+    made.manifest = manifest_text({*plan, options, made.report, tensors, *source_files, written});
+    if (folder != nullptr)
+        if (auto done = commit(*folder, made.manifest, options, mill.now()); !done) return done.error();
+    made.report.seconds = clock.seconds();
+    return made;
+}
+
 inline result<mill_report> quantize(const std::string& path, const std::string& out,
                                     const mill_options& options) {
-    const stopwatch clock;
     auto model = checkpoint::open(path);
     if (!model) return model.error();
-    auto plan = make_plan(*model, options);
-    if (!plan) return plan.error();
-    log_start(options, "quantize", *model, to_text(plan->base));
     std::optional<atomic_folder> folder;
     if (!options.dry_run) {
+        // Options that make no sense are refused before anything is made beside OUT.
+        if (auto plan = make_plan(*model, options); !plan) return plan.error();
         auto made = atomic_folder::create(out, model->root(), options.force);
         if (!made) return made.error();
         folder.emplace(std::move(made).value());
     }
-    miller mill(*model, *plan, options);
-    if (auto done = mill.scan(); !done) return done.error();
-    if (auto done = lay_out(*plan, options.strict); !done) return done.error();
-    weight_files files(*model);
-    mill.place(files);
-    auto bytes = files.file_bytes();
-    if (!bytes) return bytes.error();
-    std::vector<error_metrics> errors;
-    if (folder) {
-        if (auto done = files.create(*folder); !done) return done.error();
-        if (auto done = mill.write(files, errors); !done) return done.error();
-        if (auto done = files.finish(*folder); !done) return done.error();
-    }
-    mill_report report = start_report(*model, *plan, errors);
-    report.source = path;
-    report.output = out;
-    report.dry_run = options.dry_run;
-    report.bytes = *bytes;
-    report.side_bytes = side_file_bytes(*model);
-    if (folder)
-        if (auto done =
-                complete(*model, config_for(*plan, model->config_text()), *folder, options, mill.now());
-            !done)
-            return done.error();
-    report.seconds = clock.seconds();
-    log_report(options, report);
-    return report;
+    auto made = mill_model(*model, path, out, options, folder ? &*folder : nullptr);
+    if (!made) return made.error();
+    log_report(options, made->report);
+    return std::move(made->report);
 }
 
 }  // namespace detail

@@ -45,6 +45,13 @@ inline constexpr std::array float_dtype_names{
     option_name<dtype>{"bf16", dtype::bf16},   option_name<dtype>{"float32", dtype::f32},
     option_name<dtype>{"float16", dtype::f16}, option_name<dtype>{"bfloat16", dtype::bf16}};
 
+template <class Value, std::size_t Count>
+const char* name_of_value(const std::array<option_name<Value>, Count>& names, Value value) {
+    for (const auto& one : names)
+        if (one.value == value) return one.name;
+    return "";
+}
+
 // A name of the table, or an error that lists them: "there is no WHAT 'TEXT'; this version knows ...".
 template <class Value, std::size_t Count>
 result<Value> value_of_name(const std::array<option_name<Value>, Count>& names, std::string_view text,

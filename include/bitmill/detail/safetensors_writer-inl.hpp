@@ -149,6 +149,16 @@ BITMILL_INLINE std::uint64_t safetensors_writer::file_bytes(const std::vector<te
     return detail::lay_out(specs, metadata, {}).value()->file_bytes;
 }
 
+BITMILL_INLINE std::vector<std::size_t> safetensors_writer::file_order(
+    const std::vector<tensor_spec>& specs) {
+    return detail::file_order(specs, {}).value();
+}
+
+BITMILL_INLINE std::string safetensors_writer::header(const std::vector<tensor_spec>& specs,
+                                                      const safetensors_metadata& metadata) {
+    return detail::lay_out(specs, metadata, {}).value()->header;
+}
+
 BITMILL_INLINE std::uint64_t safetensors_writer::file_bytes() const noexcept { return layout_->file_bytes; }
 BITMILL_INLINE std::uint64_t safetensors_writer::bytes(std::size_t spec_index) const noexcept {
     return layout_->places[spec_index].bytes;

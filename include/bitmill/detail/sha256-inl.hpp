@@ -149,7 +149,7 @@ inline sha256_blocks_fn sha256_blocks() {
 
 }  // namespace detail
 
-BITMILL_INLINE std::string hex(const digest& value) {
+BITMILL_INLINE std::string hex_text(const digest& value) {
     static constexpr char digits[] = "0123456789abcdef";
     std::string out;
     for (const auto byte : value) out.append({digits[byte >> 4], digits[byte & 15]});

@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <bitmill/detail/manifest-inl.hpp>
 #include <bitmill/io/atomic_folder.hpp>
 #include <bitmill/io/checkpoint.hpp>
 #include <bitmill/io/safetensors.hpp>
@@ -118,7 +119,9 @@ public:
         return {};
     }
 
+    // Nothing where create() was not called: then the bytes are only wanted for their digests.
     result<void> write(place where, std::uint64_t offset, const std::byte* bytes, std::uint64_t count) {
+        if (writers_.empty()) return {};
         return writers_[where.shard].write(where.spec, offset, {bytes, static_cast<std::size_t>(count)});
     }
 
@@ -127,20 +130,28 @@ public:
         for (auto& writer : writers_)
             if (auto done = writer.finish(); !done) return done;
         if (!model_.sharded()) return {};
+        return write_file(folder.path_of(index_name), index_text());
+    }
+
+    // "" where there is one file.
+    [[nodiscard]] std::string index_text() const {
+        if (!model_.sharded()) return {};
         using nlohmann::ordered_json;
         ordered_json metadata = ordered_json::object();
         if (!model_.index_metadata_text().empty())
             metadata = ordered_json::parse(model_.index_metadata_text());
         metadata["total_size"] = tensor_bytes_;
         const ordered_json index{{"metadata", std::move(metadata)}, {"weight_map", weight_map_}};
-        return write_file(folder.path_of("model.safetensors.index.json"), index.dump(2) + "\n");
+        return index.dump(2) + "\n";
     }
 
-private:
+    [[nodiscard]] std::size_t shard_count() const { return specs_.size(); }
+    [[nodiscard]] const std::vector<tensor_spec>& specs(std::size_t shard) const { return specs_[shard]; }
     [[nodiscard]] std::string name_of(std::size_t shard) const {
         return model_.sharded() ? model_.shard_name(shard) : "model.safetensors";
     }
 
+private:
     const checkpoint& model_;
     std::vector<std::vector<tensor_spec>> specs_;
     std::vector<safetensors_writer> writers_;
@@ -155,30 +166,70 @@ inline result<void> ask_to_go_on(const work_options& options, const progress& no
     return error{.code = error_code::cancelled, .message = "cancelled"};
 }
 
-inline result<void> copy_side_file(const checkpoint& model, const std::string& name,
-                                   const atomic_folder& folder, const work_options& options,
-                                   const progress& now) {
-    auto from = model.open_side(name);
-    if (!from) return from.error();
-    auto to = output_file::create(folder.path_of(name));
-    if (!to) return to.error();
-    std::vector<std::byte> buffer(static_cast<std::size_t>(std::min<std::uint64_t>(from->size(), 1u << 20)));
-    for (std::uint64_t at = 0; at < from->size(); at += buffer.size()) {
-        const std::span<std::byte> piece(buffer.data(), static_cast<std::size_t>(std::min<std::uint64_t>(
-                                                            buffer.size(), from->size() - at)));
-        if (auto done = from->read_at(at, piece); !done) return done;
-        if (auto done = to->write_at(at, piece); !done) return done;
-        if (auto go = ask_to_go_on(options, now); !go) return go;
+// SHA-256 of bytes [offset, offset + count) of a file; put(bytes, offset) sees each run of them.
+template <class Put>
+result<digest> digest_of_bytes(const input_file& file, std::uint64_t offset, std::uint64_t count,
+                               const Put& put) {
+    std::vector<std::byte> buffer(static_cast<std::size_t>(std::min<std::uint64_t>(count, 1u << 20)));
+    sha256 sum;
+    for (std::uint64_t at = 0; at < count; at += buffer.size()) {
+        const std::span<std::byte> piece(
+            buffer.data(), static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), count - at)));
+        if (auto done = file.read_at(offset + at, piece); !done) return done.error();
+        if (result<void> done = put(piece, offset + at); !done) return done.error();
+        sum.update(piece);
     }
-    return to->finish();
+    return sum.finish();
+}
+inline result<digest> digest_of_bytes(const input_file& file, std::uint64_t offset, std::uint64_t count) {
+    return digest_of_bytes(file, offset, count, [](auto, auto) -> result<void> { return {}; });
 }
 
-// Everything of the output that is not weights, then the swap.
-inline result<void> complete(const checkpoint& model, const std::string& config, atomic_folder& folder,
-                             const work_options& options, const progress& now) {
-    if (auto done = write_file(folder.path_of("config.json"), config); !done) return done;
-    for (const auto& side : model.side_files())
-        if (auto done = copy_side_file(model, side.name, folder, options, now); !done) return done;
+// Hashes a side file of the model, and copies it where there is a folder.
+inline result<digest> copy_side_file(const checkpoint& model, const std::string& name,
+                                     const atomic_folder* folder, const work_options& options,
+                                     const progress& now) {
+    auto from = model.open_side(name);
+    if (!from) return from.error();
+    std::optional<output_file> to;
+    if (folder != nullptr) {
+        auto made = output_file::create(folder->path_of(name));
+        if (!made) return made.error();
+        to.emplace(std::move(*made));
+    }
+    auto value = digest_of_bytes(*from, 0, from->size(), [&](auto piece, auto at) -> result<void> {
+        if (to)
+            if (auto done = to->write_at(at, piece); !done) return done;
+        return ask_to_go_on(options, now);
+    });
+    if (!value || !to) return value;
+    if (auto done = to->finish(); !done) return done.error();
+    return value;
+}
+
+// Everything of the output that is not weights: written where there is a folder, and recorded.
+inline result<std::vector<file_record>> put_other_files(const checkpoint& model, const std::string& index,
+                                                        const std::string& config,
+                                                        const atomic_folder* folder,
+                                                        const work_options& options, const progress& now) {
+    std::vector<file_record> out;
+    if (!index.empty()) out.push_back({index_name, index.size(), sha256::of(index), false});
+    out.push_back({"config.json", config.size(), sha256::of(config), false});
+    if (folder != nullptr)
+        if (auto done = write_file(folder->path_of("config.json"), config); !done) return done.error();
+    for (const auto& side : model.side_files()) {
+        auto value = copy_side_file(model, side.name, folder, options, now);
+        if (!value) return value.error();
+        out.push_back({side.name, side.bytes, *value, false});
+    }
+    return out;
+}
+
+// The manifest ("": none), then the swap.
+inline result<void> commit(atomic_folder& folder, const std::string& manifest, const work_options& options,
+                           const progress& now) {
+    if (!manifest.empty())
+        if (auto done = write_file(folder.path_of(manifest_name), manifest); !done) return done;
     if (auto go = ask_to_go_on(options, now); !go) return go;
     return folder.commit();
 }

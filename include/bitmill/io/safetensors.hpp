@@ -88,6 +88,12 @@ public:
     [[nodiscard]] static std::uint64_t file_bytes(const std::vector<tensor_spec>& specs,
                                                   const safetensors_metadata& metadata = {{"format", "pt"}});
 
+    // In which order create() lays the tensors out: indices into specs. Throws as file_bytes does.
+    [[nodiscard]] static std::vector<std::size_t> file_order(const std::vector<tensor_spec>& specs);
+    // What would stand in front of the tensors: length, header and padding. Throws as file_bytes does.
+    [[nodiscard]] static std::string header(const std::vector<tensor_spec>& specs,
+                                            const safetensors_metadata& metadata = {{"format", "pt"}});
+
     [[nodiscard]] std::uint64_t file_bytes() const noexcept;
     // Bytes of one tensor. As in write(), an index is the place in the list given to create().
     [[nodiscard]] std::uint64_t bytes(std::size_t spec_index) const noexcept;

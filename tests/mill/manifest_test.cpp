@@ -1,0 +1,241 @@
+// The manifest, validate and verify: what was written is proven, and one changed byte is refused.
+#include <bitmill/mill/manifest.hpp>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+#include <nlohmann/json.hpp>
+
+#include <bitmill/core/sha256.hpp>
+#include <bitmill/mill/mill.hpp>
+
+#include <models.hpp>
+#include <random.hpp>
+#include <temp_folder.hpp>
+
+using namespace bitmill_test;
+using bitmill::dtype;
+using bitmill::error_code;
+using bitmill::mill_options;
+using bitmill::scheme_type;
+
+namespace {
+
+bool holds(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+std::vector<mill_options> requests() {
+    std::vector<mill_options> out(7);
+    out[0].to = scheme_type::int4;
+    out[1].to = scheme_type::int8;
+    out[1].granularity = bitmill::granularity::per_tensor;
+    out[1].dynamic_range = false;
+    out[1].weight_threshold = 0.001f;
+    out[2].to = scheme_type::int8;
+    out[2].activation = bitmill::activation::dynamic_int8;
+    out[2].exclude = {"pooler", "layer\\.0\\.output"};
+    out[3].to = scheme_type::nf4;
+    out[3].double_quant = true;
+    out[3].block_size = 128;
+    out[4].to = scheme_type::f16;
+    out[5].to = scheme_type::f32;
+    out[5].keep_non_finite = true;
+    out[6].to = scheme_type::int4;
+    out[6].granularity = bitmill::granularity::group;
+    out[6].group_size = 32;
+    out[6].method = bitmill::method::absmax;
+    out[6].override = {"key=int8:per_channel"};
+    return out;
+}
+
+// A folder of one request, made of a sharded model or of a single file.
+struct milled_folder {
+    temp_folder temp;
+    std::string source = temp / "model";
+    std::string out = temp / "out";
+
+    explicit milled_folder(const mill_options& options = {}, bool sharded = false) {
+        sharded ? put_sharded_model(source, bert_tensors()) : put_model(source, bert_tensors());
+        (void)bitmill::quantize(source, out, options).value();
+    }
+    [[nodiscard]] std::string manifest() const { return get_file(out + "/manifest.json"); }
+};
+
+// Writes over a byte, so that everything else of the file stays.
+void flip(const std::string& path, std::uint64_t offset, unsigned char mask) {
+    std::string bytes = get_file(path);
+    bytes[static_cast<std::size_t>(offset)] ^= static_cast<char>(mask);
+    put_file(path, bytes);
+}
+
+}  // namespace
+
+TEST_CASE("manifest: every request validates and verifies, whatever the threads and the memory") {
+    for (const bool sharded : {false, true})
+        for (const auto& options : requests()) {
+            CAPTURE(sharded);
+            CAPTURE(bitmill::facts(options.to).name);
+            const milled_folder made(options, sharded);
+            bitmill::work_options work;
+            work.threads = 3;
+            work.memory_limit = 8 << 20;
+            const auto valid = bitmill::validate(made.out, work);
+            REQUIRE_MESSAGE(valid, valid.error().text());
+            const auto verified = bitmill::verify(made.source, made.out, work);
+            REQUIRE_MESSAGE(verified, verified.error().text());
+            CHECK(verified->files == read_folder(made.out).size() - 1);
+            CHECK(verified->tensors == bert_tensors().size());
+            CHECK(verified->manifest_sha256 == valid->manifest_sha256);
+            CHECK(entries_of(made.temp.path()) == std::vector<std::string>{"model", "out"});
+        }
+}
+
+TEST_CASE("manifest: its hashes are those of the bytes, recomputed here") {
+    const milled_folder made;
+    const std::string text = made.manifest();
+    const std::string config = get_file(made.out + "/config.json");
+    CHECK(holds(text, "\"sha256\":\"" + bitmill::hex_text(bitmill::sha256::of(config)) + "\""));
+    const auto tensors = read_tensors(made.out);
+    std::size_t parts = 0;
+    std::size_t pieces = 0;
+    const auto json = nlohmann::json::parse(text);
+    for (const auto& tensor : json.at("tensors"))
+        for (const auto& part : tensor.at("parts")) {
+            CAPTURE(part.dump());
+            const std::string& bytes = tensors.at(part.at("name").get<std::string>()).bytes;
+            const auto piece = part.at("piece").get<std::size_t>();
+            bitmill::sha256 sum;
+            for (std::size_t at = 0; at < bytes.size(); at += piece, ++pieces) {
+                const auto one = bitmill::sha256::of(std::string_view(bytes).substr(at, piece));
+                sum.update(std::as_bytes(std::span(one)));
+            }
+            CHECK(part.at("sha256") == bitmill::hex_text(sum.finish()));
+            ++parts;
+        }
+    CHECK(parts == tensors.size());
+    CHECK(pieces > parts);
+    const std::size_t tail = text.find(",\n \"manifest_sha256\"");
+    REQUIRE(tail != std::string::npos);
+    CHECK(holds(text, bitmill::hex_text(bitmill::sha256::of(text.substr(0, tail)))));
+}
+
+TEST_CASE("manifest: 1000 flipped bits in any listed file are refused") {
+    const milled_folder made({}, true);
+    const auto files = read_folder(made.out);
+    test::random rng(7);
+    std::vector<std::string> names;
+    for (const auto& [name, bytes] : files) names.push_back(name);
+    for (int i = 0; i < 1000; ++i) {
+        const std::string& name = names[rng.below(static_cast<std::uint32_t>(names.size()))];
+        const std::string& bytes = files.at(name);
+        // Half of them in the first 2000 bytes: headers.
+        const auto limit =
+            static_cast<std::uint32_t>(i % 2 == 0 ? bytes.size() : std::min<std::size_t>(bytes.size(), 2000));
+        const std::uint32_t at = rng.below(limit);
+        const auto mask = static_cast<unsigned char>(1u << rng.below(8));
+        flip(made.out + "/" + name, at, mask);
+        const auto valid = bitmill::validate(made.out);
+        CAPTURE(name);
+        CAPTURE(at);
+        REQUIRE(!valid);
+        CHECK(valid.error().code == error_code::refused);
+        CHECK(!valid.error().file.empty());
+        put_file(made.out + "/" + name, bytes);
+    }
+    CHECK(bitmill::validate(made.out));
+}
+
+TEST_CASE("manifest: a lost, longer or shorter file is refused, one beside it is not looked at") {
+    const milled_folder made;
+    const auto files = read_folder(made.out);
+    for (const auto& [name, bytes] : files) {
+        CAPTURE(name);
+        const std::string path = made.out + "/" + name;
+        for (const std::string& changed : {bytes + "x", bytes.substr(0, bytes.size() - 1), std::string()}) {
+            put_file(path, changed);
+            CHECK(!bitmill::validate(made.out));
+        }
+        std::filesystem::remove(path);
+        CHECK(!bitmill::validate(made.out));
+        put_file(path, bytes);
+    }
+    put_file(made.out + "/notes.txt", "mine");
+    CHECK(bitmill::validate(made.out));
+}
+
+TEST_CASE("manifest: another source, even one that gives the same codes, is refused and named") {
+    const milled_folder made;
+    const std::string path = made.source + "/model.safetensors";
+    const std::string bytes = get_file(path);
+    // The lowest bit of the last weight of the last tensor: far below half a step.
+    flip(path, bytes.size() - 8, 1);
+    const auto verified = bitmill::verify(made.source, made.out);
+    REQUIRE(!verified);
+    CHECK(verified.error().code == error_code::refused);
+    CHECK(!verified.error().tensor.empty());
+    put_file(path, bytes);
+    CHECK(bitmill::verify(made.source, made.out));
+
+    put_file(made.source + "/tokenizer.json", "{\"version\": \"1.1\"}");
+    CHECK(!bitmill::verify(made.source, made.out));
+    put_file(made.source + "/tokenizer.json", "{\"version\": \"1.0\"}");
+    CHECK(bitmill::verify(made.source, made.out));
+    CHECK(!bitmill::verify(made.temp / "nowhere", made.out));
+}
+
+TEST_CASE("manifest: a forged manifest with a right hash of its own does not verify") {
+    const milled_folder made;
+    std::string text = made.manifest();
+    const std::size_t at = text.find("\"group_size\":0");
+    REQUIRE(at != std::string::npos);
+    const auto forge = [&](std::string body) {
+        body.resize(body.find(",\n \"manifest_sha256\""));
+        put_file(made.out + "/manifest.json", body + ",\n \"manifest_sha256\": \"" +
+                                                  bitmill::hex_text(bitmill::sha256::of(body)) + "\"}\n");
+    };
+    std::string other = text;
+    other.replace(other.find("\"tensors\": ["), 12, "\"tensors\": [ ");
+    forge(other);
+    CHECK(bitmill::validate(made.out));  // its hashes are right
+    CHECK(!bitmill::verify(made.source, made.out));
+
+    for (const std::string& body :
+         {std::string("{}"), std::string("{\"bitmill_manifest\": 2,\"version\":\"9.9.9\""),
+          std::string("{\"bitmill_manifest\": 1"), std::string("[]"), std::string("not JSON")}) {
+        CAPTURE(body);
+        forge(body + ",\n \"manifest_sha256\"");
+        const auto valid = bitmill::validate(made.out);
+        REQUIRE(!valid);
+        CHECK(!bitmill::verify(made.source, made.out));
+        if (holds(body, "9.9.9")) CHECK(holds(valid.error().text(), "9.9.9"));
+    }
+    std::filesystem::remove(made.out + "/manifest.json");
+    CHECK(!bitmill::validate(made.out));
+    put_file(made.out + "/manifest.json", text);
+    CHECK(bitmill::validate(made.out));
+}
+
+TEST_CASE("manifest: a name that leads out of the folder is refused") {
+    const milled_folder made;
+    std::string body = made.manifest();
+    body.resize(body.find(",\n \"manifest_sha256\""));
+    const std::string entry = "\"name\":\"config.json\"";
+    body.replace(body.find(entry), entry.size(), "\"name\":\"../model/config.json\"");
+    put_file(made.out + "/manifest.json",
+             body + ",\n \"manifest_sha256\": \"" + bitmill::hex_text(bitmill::sha256::of(body)) + "\"}\n");
+    const auto valid = bitmill::validate(made.out);
+    REQUIRE(!valid);
+    CHECK(holds(valid.error().text(), ".."));
+}
+
+TEST_CASE("manifest: validate and verify can be cancelled, and say what memory they lack") {
+    const milled_folder made;
+    bitmill::work_options work;
+    work.on_progress = [](const bitmill::progress&) { return false; };
+    CHECK(bitmill::validate(made.out, work).error().code == error_code::cancelled);
+    CHECK(bitmill::verify(made.source, made.out, work).error().code == error_code::cancelled);
+    work.on_progress = nullptr;
+    work.memory_limit = 1000;
+    CHECK(bitmill::validate(made.out, work).error().code == error_code::out_of_memory);
+}
