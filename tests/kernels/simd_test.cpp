@@ -121,7 +121,7 @@ TEST_CASE("integers: choose, encode and decode equal the reference on every isa"
                 const auto truth = code_integers(k::reference::kernels, src, layout, rule, stream);
                 REQUIRE(truth.chosen == groups);
                 for (const auto* table : tables()) {
-                    CAPTURE(table->name);
+                    CAPTURE(std::string(table->name));
                     CAPTURE(group);
                     CAPTURE(family);
                     CAPTURE(mode);
@@ -148,7 +148,7 @@ TEST_CASE("code books: absmax, encode and decode equal the reference on every is
                     const auto truth = code_by_book(k::reference::kernels, src, block, book, count % 2 == 0);
                     REQUIRE(truth.chosen == truth.scales.size());
                     for (const auto* table : tables()) {
-                        CAPTURE(table->name);
+                        CAPTURE(std::string(table->name));
                         CAPTURE(block);
                         CAPTURE(count);
                         CAPTURE(family);
@@ -220,7 +220,7 @@ TEST_CASE("f16 and bf16 equal the reference on every isa") {
     }
     const auto& truth = k::reference::kernels;
     for (const auto* table : tables()) {
-        CAPTURE(table->name);
+        CAPTURE(std::string(table->name));
         std::vector<float> wide(halves.size());
         std::vector<float> wide_truth(halves.size());
         table->widen_f16(halves.data(), halves.size(), wide.data());
@@ -310,7 +310,7 @@ TEST_CASE("random blocks: every kernel equals the reference on every isa") {
         const passes others(reference, src);
         CAPTURE(done);
         for (const auto* table : tables()) {
-            CAPTURE(table->name);
+            CAPTURE(std::string(table->name));
             REQUIRE(code_integers(*table, src, layout, rule, stream) == integers);
             REQUIRE(code_by_book(*table, src, block, book, stream) == by_book);
             REQUIRE(passes(*table, src) == others);
