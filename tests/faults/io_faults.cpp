@@ -419,9 +419,9 @@ char* realpath(const char* path, char* resolved) noexcept {
     return fails(k_readlink, path_of(AT_FDCWD, path)) ? nullptr : next(path, resolved);
 }
 
-struct dirent* readdir(DIR* folder) {
-    NEXT(readdir);
-    return fails(k_readdir, path_of(::dirfd(folder))) ? nullptr : next(folder);
+ssize_t getdents64(int folder_fd, void* entries, size_t bytes) noexcept {
+    NEXT(getdents64);
+    return fails(k_readdir, path_of(folder_fd)) ? -1 : next(folder_fd, entries, bytes);
 }
 
 int flock(int fd, int operation) noexcept {

@@ -29,14 +29,17 @@ inline constexpr const char* old_suffix = ".bitmill-old";
 }  // namespace detail
 
 BITMILL_INLINE atomic_folder::atomic_folder(atomic_folder&& other) noexcept
-    : out_(std::move(other.out_)), name_(std::move(other.name_)), force_(other.force_),
-      parent_fd_(std::exchange(other.parent_fd_, -1)), partial_fd_(std::exchange(other.partial_fd_, -1)) {}
+    : out_(std::move(other.out_)), name_(std::move(other.name_)), partial_(std::move(other.partial_)),
+      old_(std::move(other.old_)), force_(other.force_), parent_fd_(std::exchange(other.parent_fd_, -1)),
+      partial_fd_(std::exchange(other.partial_fd_, -1)) {}
 
 BITMILL_INLINE atomic_folder& atomic_folder::operator=(atomic_folder&& other) noexcept {
     if (this != &other) {
         discard();
         out_ = std::move(other.out_);
         name_ = std::move(other.name_);
+        partial_ = std::move(other.partial_);
+        old_ = std::move(other.old_);
         force_ = other.force_;
         parent_fd_ = std::exchange(other.parent_fd_, -1);
         partial_fd_ = std::exchange(other.partial_fd_, -1);
@@ -62,6 +65,8 @@ BITMILL_INLINE result<atomic_folder> atomic_folder::create(const std::string& ou
         return refuse("the output needs a folder name of its own");
     if (made.name_.ends_with(detail::partial_suffix) || made.name_.ends_with(detail::old_suffix))
         return refuse("names with this ending are for unfinished work; choose another");
+    made.partial_ = made.name_ + detail::partial_suffix;
+    made.old_ = made.name_ + detail::old_suffix;
     const std::string parent = slash == std::string::npos ? "." : slash == 0 ? "/" : trimmed.substr(0, slash);
     std::error_code failed;
     const fs::path real_parent = fs::canonical(parent, failed);
@@ -83,7 +88,7 @@ BITMILL_INLINE result<void> atomic_folder::check_out(const std::string& source_r
         return detail::make_error(error_code::invalid_argument, std::move(message), out_);
     };
     if (!source_root.empty()) {
-        for (const std::string& name : {name_, name_ + detail::partial_suffix, name_ + detail::old_suffix}) {
+        for (const std::string& name : {name_, partial_, old_}) {
             auto holds = detail::is_at_or_above(parent_fd_, name, source_root);
             if (!holds) return holds.error();
             if (*holds)
@@ -109,34 +114,40 @@ BITMILL_INLINE result<void> atomic_folder::check_out(const std::string& source_r
 }
 
 BITMILL_INLINE result<void> atomic_folder::acquire_partial() {
-    const std::string partial = name_ + detail::partial_suffix;
     const std::string shown = out_ + detail::partial_suffix;
     // A lock on a folder that was swapped in or deleted meanwhile is worth nothing: look again.
     for (int attempt = 0; attempt < 100; ++attempt) {
-        const bool made = ::mkdirat(parent_fd_, partial.c_str(), 0777) == 0;
-        if (!made && errno != EEXIST) return detail::os_error(errno, "cannot make the folder", shown);
-        const auto give_up = [&](error why) {
-            // It is still empty; were it not, this would do nothing.
-            if (made) ::unlinkat(parent_fd_, partial.c_str(), AT_REMOVEDIR);
-            return why;
-        };
-        detail::unique_fd fd = detail::open_folder(parent_fd_, partial);
+        // Takes away again what was made. It is still empty; were it not, this would do nothing.
+        struct taken {
+            const atomic_folder& folder;
+            bool made;
+            ~taken() {
+                if (made) ::unlinkat(folder.parent_fd_, folder.partial_.c_str(), AT_REMOVEDIR);
+            }
+        } undo{*this, ::mkdirat(parent_fd_, partial_.c_str(), 0777) == 0};
+        if (!undo.made && errno != EEXIST) return detail::os_error(errno, "cannot make the folder", shown);
+        detail::unique_fd fd = detail::open_folder(parent_fd_, partial_.c_str());
         if (!fd && errno == ENOENT) continue;
-        if (!fd) return give_up(detail::os_error(errno, "cannot open the folder for unfinished work", shown));
+        if (!fd) return detail::os_error(errno, "cannot open the folder for unfinished work", shown);
         if (!detail::lock(fd.get())) {
-            if (errno != EWOULDBLOCK)
-                return give_up(detail::os_error(errno, "cannot lock the folder", shown));
+            if (errno != EWOULDBLOCK) return detail::os_error(errno, "cannot lock the folder", shown);
+            undo.made = false;
             return detail::make_error(error_code::io, "another bitmill is writing it; wait for it to end",
                                       out_);
         }
-        if (!detail::is_entry(parent_fd_, partial, fd.get())) continue;
+        if (!detail::is_entry(parent_fd_, partial_, fd.get())) {
+            undo.made = false;
+            continue;
+        }
         const auto stale = detail::is_stale_partial(shown);
-        if (!stale) return give_up(stale.error());
+        if (!stale) return stale.error();
         partial_fd_ = fd.release();  // from here on it is this object's to delete
+        undo.made = false;
         if (*stale) {
             // Perhaps the old model: the swap itself must be on disk first, or a power cut brings it back empty.
             if (auto synced = detail::sync_names(parent_fd_, shown); !synced) return synced;
-            if (auto emptied = detail::empty_folder(shown); !emptied) return emptied;
+            if (const int failed = detail::empty_folder(partial_fd_, detail::partial_marker); failed != 0)
+                return detail::os_error(failed, "cannot delete what is in it", shown);
         }
         if (!detail::make_marker(partial_fd_))
             return detail::os_error(errno, "cannot write to the folder", shown);
@@ -163,33 +174,27 @@ BITMILL_INLINE result<void> atomic_folder::commit() {
     return swap_in();
 }
 
-// Returns the name under which the old folder now waits to be deleted, "" where there was none.
-BITMILL_INLINE result<std::string> atomic_folder::swap_names(bool replaces) {
-    const std::string partial = name_ + detail::partial_suffix;
-    const std::string old_name = name_ + detail::old_suffix;
+// Returns 0, or what errno says. From the swap on nothing may need memory: an exception would leave the new folder
+// in place without a word. old_at: the name under which the old folder now waits to be deleted, null for none.
+BITMILL_INLINE int atomic_folder::swap_names(bool replaces, const char*& old_at) noexcept {
     const auto rename = [&](const std::string& from, const std::string& to, unsigned flags) {
-        return detail::rename_with(parent_fd_, from, to, flags) == 0;
+        return detail::rename_with(parent_fd_, from.c_str(), to.c_str(), flags) == 0;
     };
-    const auto failed = [&] {
-        return detail::os_error(errno, "cannot move the finished folder to its place", out_);
-    };
-    if (!replaces) {
-        if (!rename(partial, name_, RENAME_NOREPLACE)) return failed();
-        return std::string();
-    }
-    if (rename(partial, name_, RENAME_EXCHANGE)) return partial;
-    if (errno != EINVAL && errno != ENOSYS) return failed();
-    if (!rename(name_, old_name, RENAME_NOREPLACE)) return failed();
-    if (!rename(partial, name_, RENAME_NOREPLACE)) {
-        const error why = failed();
-        ::renameat(parent_fd_, old_name.c_str(), parent_fd_, name_.c_str());
-        return why;
-    }
-    return old_name;
+    old_at = nullptr;
+    if (!replaces) return rename(partial_, name_, RENAME_NOREPLACE) ? 0 : errno;
+    old_at = partial_.c_str();
+    if (rename(partial_, name_, RENAME_EXCHANGE)) return 0;
+    if (errno != EINVAL && errno != ENOSYS) return errno;
+    old_at = old_.c_str();
+    if (!rename(name_, old_, RENAME_NOREPLACE)) return errno;
+    if (rename(partial_, name_, RENAME_NOREPLACE)) return 0;
+    const int why = errno;
+    ::renameat(parent_fd_, old_.c_str(), parent_fd_, name_.c_str());
+    return why;
 }
 
 BITMILL_INLINE result<void> atomic_folder::swap_in() {
-    const detail::unique_fd old = detail::open_folder(parent_fd_, name_);
+    const detail::unique_fd old = detail::open_folder(parent_fd_, name_.c_str());
     if (!old && errno != ENOENT) return detail::os_error(errno, "cannot open the folder to replace", out_);
     if (old) {
         // The old folder is about to bear the partial's name: the lock keeps a second process, which would
@@ -199,14 +204,14 @@ BITMILL_INLINE result<void> atomic_folder::swap_in() {
         // Should its deletion be cut off, the next run may finish it. On a full disk it must do without.
         (void)detail::make_marker(old.get());
     }
-    const auto old_at = swap_names(static_cast<bool>(old));
-    if (!old_at) {
+    const char* old_at = nullptr;
+    if (const int failed = swap_names(static_cast<bool>(old), old_at); failed != 0) {
         if (old) ::unlinkat(old.get(), detail::partial_marker, 0);
-        return old_at.error();
+        return detail::os_error(failed, "cannot move the finished folder to its place", out_);
     }
     // From here on OUT is the new folder, whatever else fails.
     const detail::unique_fd placed(std::exchange(partial_fd_, -1));
-    if (auto cleared = clear_away(placed.get(), *old_at); !cleared) {
+    if (auto cleared = clear_away(placed.get(), old_at, old.get()); !cleared) {
         error why = cleared.error();
         why.message = "the new folder is in place, but: " + why.message;
         return why;
@@ -216,28 +221,24 @@ BITMILL_INLINE result<void> atomic_folder::swap_in() {
 
 // After the swap. Until the new names are on disk a power cut may bring back the old ones: no earlier may the old
 // folder be deleted, or the new one, whose name is still the partial's then, lose its mark.
-BITMILL_INLINE result<void> atomic_folder::clear_away(int placed_fd, const std::string& old_at) {
+BITMILL_INLINE result<void> atomic_folder::clear_away(int placed_fd, const char* old_at, int old_fd) {
     if (auto synced = detail::sync_names(parent_fd_, out_); !synced) return synced;
     result<void> unmarked;
     if (::unlinkat(placed_fd, detail::partial_marker, 0) != 0)
         unmarked = detail::os_error(errno, "cannot delete", out_ + "/" + detail::partial_marker);
     else
         unmarked = detail::sync_names(placed_fd, out_);
-    if (old_at.empty()) return unmarked;
-    const std::string old_path = std::filesystem::path(out_).parent_path() / old_at;
-    if (auto deleted = detail::delete_folder(parent_fd_, old_at, old_path); !deleted) return deleted;
+    if (old_at == nullptr) return unmarked;
+    if (const int failed = detail::delete_folder(parent_fd_, old_at, old_fd); failed != 0)
+        return detail::os_error(failed, "cannot delete", std::filesystem::path(out_).parent_path() / old_at);
     if (auto synced = detail::sync_names(parent_fd_, out_); !synced) return synced;
     return unmarked;
 }
 
 BITMILL_INLINE void atomic_folder::discard() noexcept {
     if (partial_fd_ >= 0) {
-        try {
-            // Nobody to tell: the next run deletes what is left.
-            (void)detail::delete_folder(parent_fd_, name_ + detail::partial_suffix,
-                                        out_ + detail::partial_suffix);
-        } catch (...) {
-        }
+        // Nobody to tell: the next run deletes what is left.
+        (void)detail::delete_folder(parent_fd_, partial_.c_str(), partial_fd_);
         ::close(std::exchange(partial_fd_, -1));
     }
     if (parent_fd_ >= 0) ::close(std::exchange(parent_fd_, -1));

@@ -16,7 +16,8 @@ class dequantizer {
 public:
     dequantizer(const checkpoint& model, const stored_model& stored, std::optional<dtype> type,
                 const work_options& options)
-        : model_(model), stored_(stored), type_(type), runner_(options, total_bytes(stored)) {}
+        : model_(model), stored_(stored), type_(type), memory_(options.memory),
+          runner_(options, total_bytes(stored)) {}
 
     [[nodiscard]] dtype output_type(const stored_tensor& t) const {
         return facts(t.type).weight ? type_.value_or(t.type) : t.type;
@@ -151,10 +152,9 @@ private:
                 return done;
         const std::uint64_t elements = one.count * cols;
         std::byte* output = grow(buffers.output, elements * element_bytes(type));
-        if (auto done = decode(s, coded, static_cast<std::size_t>(rows ? one.count : 1),
-                               static_cast<std::size_t>(rows ? cols : one.count), type, output);
-            !done)
-            return done;
+        const matrix_view matrix{type, output, static_cast<std::size_t>(rows ? one.count : 1),
+                                 static_cast<std::size_t>(rows ? cols : one.count)};
+        if (auto done = decode(s, coded, matrix, memory_); !done) return done;
         if (const auto obstacle =
                 find_cast_obstacle({type, output, 1, static_cast<std::size_t>(elements)}, type))
             return unfit(t, one.first * cols + obstacle->index, type);
@@ -174,6 +174,7 @@ private:
     const checkpoint& model_;
     const stored_model& stored_;
     std::optional<dtype> type_;
+    memory_source memory_;
     tile_runner runner_;
     std::vector<weight_files::place> places_;
 };
@@ -182,7 +183,7 @@ inline std::string plain_config(const std::string& text, std::optional<dtype> ty
     auto config = parse_config(text);
     config.erase("quantization_config");
     if (type) set_config_dtype(config, facts(*type).torch);
-    return config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+    return config.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
 inline result<mill_report> dequantize(const std::string& path, const std::string& out,

@@ -69,16 +69,19 @@ BITMILL_INLINE result<input_file> input_file::open_beneath(const std::string& ro
                                 root);
     auto fd = detail::open_beneath_fd(root, name);
     if (!fd) return fd.error();
-    return adopt(fd->release(), root.back() == '/' ? root + name : root + "/" + name);
+    // Before the descriptor is let go: a copy that finds no memory would lose it.
+    std::string path = root.back() == '/' ? root + name : root + "/" + name;
+    return adopt(fd->release(), std::move(path));
 }
 
 BITMILL_INLINE result<input_file> input_file::open(const std::string& path) {
     if (path.empty() || path.find('\0') != std::string::npos)
         return detail::make_error(error_code::invalid_argument, "a file's path must be given", path);
+    std::string own_path = path;
     const int fd =
         detail::retrying([&] { return ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY); });
     if (fd < 0) return detail::os_error(errno, "cannot open", path);
-    return adopt(fd, path);
+    return adopt(fd, std::move(own_path));
 }
 
 BITMILL_INLINE result<void> input_file::read_at(std::uint64_t offset, std::span<std::byte> dst) const {
@@ -128,10 +131,11 @@ BITMILL_INLINE output_file::~output_file() {
 BITMILL_INLINE result<output_file> output_file::create(const std::string& path) {
     if (path.empty() || path.find('\0') != std::string::npos)
         return detail::make_error(error_code::invalid_argument, "a file's path must be given", path);
+    std::string own_path = path;
     const int fd = detail::retrying(
         [&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666); });
     if (fd < 0) return detail::os_error(errno, "cannot create", path);
-    return output_file(fd, path);
+    return output_file(fd, std::move(own_path));
 }
 
 BITMILL_INLINE result<void> output_file::write_at(std::uint64_t offset, std::span<const std::byte> src) {

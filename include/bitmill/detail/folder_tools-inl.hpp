@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <system_error>
 
 #include <fcntl.h>
@@ -24,9 +25,9 @@ inline bool same_inode(const struct stat& a, const struct stat& b) noexcept {
 }
 
 // errno tells why where there is none.
-inline unique_fd open_folder(int parent_fd, const std::string& name) noexcept {
-    return unique_fd(retrying(
-        [&] { return ::openat(parent_fd, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC); }));
+inline unique_fd open_folder(int parent_fd, const char* name) noexcept {
+    return unique_fd(
+        retrying([&] { return ::openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC); }));
 }
 
 inline bool lock(int fd) noexcept {
@@ -95,22 +96,30 @@ inline result<void> sync_path(const std::string& path, int flags) {
     return {};
 }
 
-// remove_all never follows a link (libstdc++ works by openat and unlinkat since GCC 11.3).
-inline result<void> empty_folder(const std::string& path) {
-    auto entries = list_folder(path);
-    if (!entries) return entries.error();
-    const auto is_marker = [](const folder_entry& entry) { return entry.name == partial_marker; };
-    std::stable_partition(entries->begin(), entries->end(),
-                          [&](const auto& entry) { return !is_marker(entry); });
-    for (const folder_entry& entry : *entries) {
-        if (is_marker(entry))
-            if (auto synced = sync_path(path, O_DIRECTORY); !synced) return synced;
-        std::error_code failed;
-        do std::filesystem::remove_all(path + "/" + entry.name, failed);
-        while (failed == std::errc::interrupted);
-        if (failed) return os_error(failed.value(), "cannot delete", path + "/" + entry.name);
+// Deletes all that an open folder holds but the entry `spared`, which may be null; follows no link. Returns 0, or
+// what errno says; takes no memory.
+inline int empty_folder(int folder_fd, const char* spared) noexcept {
+    // A file system may pass over entries while others are deleted: until a round finds none.
+    for (bool found = true; found;) {
+        found = false;
+        if (::lseek(folder_fd, 0, SEEK_SET) != 0) return errno;
+        int failed = 0;
+        const int listed = visit_folder(folder_fd, [&](const dirent64& entry) {
+            if (spared != nullptr && std::string_view(entry.d_name) == spared) return true;
+            found = true;
+            if (::unlinkat(folder_fd, entry.d_name, 0) == 0) return true;
+            if (errno == EISDIR) {
+                const unique_fd inner = open_folder(folder_fd, entry.d_name);
+                failed = inner ? empty_folder(inner.get(), nullptr) : errno;
+                if (failed == 0 && ::unlinkat(folder_fd, entry.d_name, AT_REMOVEDIR) != 0) failed = errno;
+            } else {
+                failed = errno;
+            }
+            return failed == 0;
+        });
+        if (listed != 0 || failed != 0) return listed != 0 ? listed : failed;
     }
-    return {};
+    return 0;
 }
 
 // Does a folder of the partial's name hold what a killed run left? Errors: invalid_argument where it holds what
@@ -132,10 +141,12 @@ inline result<void> sync_names(int folder_fd, const std::string& path) {
     return {};
 }
 
-inline result<void> delete_folder(int parent_fd, const std::string& name, const std::string& path) {
-    if (auto emptied = empty_folder(path); !emptied) return emptied;
-    if (::unlinkat(parent_fd, name.c_str(), AT_REMOVEDIR) != 0) return os_error(errno, "cannot delete", path);
-    return {};
+// The marker goes last. Returns 0, or what errno says; takes no memory.
+inline int delete_folder(int parent_fd, const char* name, int folder_fd) noexcept {
+    if (const int failed = empty_folder(folder_fd, partial_marker); failed != 0) return failed;
+    if (fsync_retrying(folder_fd) != 0) return errno;
+    if (::unlinkat(folder_fd, partial_marker, 0) != 0 && errno != ENOENT) return errno;
+    return ::unlinkat(parent_fd, name, AT_REMOVEDIR) == 0 ? 0 : errno;
 }
 
 // Files first, then the folder that names them.
@@ -156,12 +167,11 @@ inline result<void> sync_tree(const std::string& path) {
 
 // renameat2 within one folder. NOREPLACE where the file system has no flags: rename(2), which never replaces a
 // folder that holds anything.
-inline int rename_with(int parent_fd, const std::string& from, const std::string& to,
-                       unsigned flags) noexcept {
-    const long done = ::syscall(SYS_renameat2, parent_fd, from.c_str(), parent_fd, to.c_str(), flags);
+inline int rename_with(int parent_fd, const char* from, const char* to, unsigned flags) noexcept {
+    const long done = ::syscall(SYS_renameat2, parent_fd, from, parent_fd, to, flags);
     if (done == 0) return 0;
     if (flags != RENAME_NOREPLACE || (errno != EINVAL && errno != ENOSYS)) return -1;
-    return ::renameat(parent_fd, from.c_str(), parent_fd, to.c_str());
+    return ::renameat(parent_fd, from, parent_fd, to);
 }
 
 // A kill between the two renames of a file system that cannot exchange leaves OUT under its old name only.
@@ -175,9 +185,12 @@ inline result<void> recover_old(int parent_fd, const std::string& name, const st
     if (*has_out) {
         // The swap itself must be on disk first, or a power cut brings back what is deleted here.
         if (auto synced = sync_names(parent_fd, out); !synced) return synced;
-        return delete_folder(parent_fd, old_name, out + ".bitmill-old");
+        const unique_fd old = open_folder(parent_fd, old_name.c_str());
+        const int failed = old ? delete_folder(parent_fd, old_name.c_str(), old.get()) : errno;
+        if (failed != 0) return os_error(failed, "cannot delete", out + ".bitmill-old");
+        return {};
     }
-    if (rename_with(parent_fd, old_name, name, RENAME_NOREPLACE) != 0)
+    if (rename_with(parent_fd, old_name.c_str(), name.c_str(), RENAME_NOREPLACE) != 0)
         return os_error(errno, "cannot bring the old folder back", out + ".bitmill-old");
     return {};
 }

@@ -5,8 +5,7 @@
 #include <array>
 #include <map>
 
-#include <nlohmann/json.hpp>
-
+#include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/plan-inl.hpp>
 #include <bitmill/mill/plan.hpp>
 
@@ -79,18 +78,19 @@ inline bool is_kept_linear(const planned_tensor& t) {
            (t.role == tensor_role::linear || t.role == tensor_role::head || t.role == tensor_role::router);
 }
 
-inline nlohmann::ordered_json weights_scheme(const scheme& s) {
+inline ordered_json weights_scheme(const scheme& s) {
     static constexpr const char* strategies[] = {"tensor", "channel", "group", "block"};
-    nlohmann::ordered_json out{
-        {"num_bits", facts(s.type).bits}, {"type", "int"},
-        {"symmetric", s.symmetric},       {"strategy", strategies[static_cast<std::size_t>(s.granularity)]},
-        {"group_size", nullptr},          {"dynamic", false}};
+    ordered_json out = json_object({{"num_bits", facts(s.type).bits},
+                                    {"type", "int"},
+                                    {"symmetric", s.symmetric},
+                                    {"strategy", strategies[static_cast<std::size_t>(s.granularity)]},
+                                    {"group_size", nullptr},
+                                    {"dynamic", false}});
     if (s.granularity == granularity::group) out["group_size"] = s.group_size;
     return out;
 }
 
-inline nlohmann::ordered_json compressed_tensors_config(const mill_plan& plan) {
-    using nlohmann::ordered_json;
+inline ordered_json compressed_tensors_config(const mill_plan& plan) {
     const bool activations = plan.activation == activation::dynamic_int8;
     const char* layout = activations ? "int-quantized" : "pack-quantized";
     // The commonest scheme speaks for every Linear, the others name their modules.
@@ -110,30 +110,37 @@ inline nlohmann::ordered_json compressed_tensors_config(const mill_plan& plan) {
                      [](const auto* a, const auto* b) { return a->size() > b->size(); });
     ordered_json input_activations = nullptr;
     if (activations)
-        input_activations = {{"num_bits", 8},       {"type", "int"},         {"symmetric", true},
-                             {"strategy", "token"}, {"group_size", nullptr}, {"dynamic", true}};
+        input_activations = json_object({{"num_bits", 8},
+                                         {"type", "int"},
+                                         {"symmetric", true},
+                                         {"strategy", "token"},
+                                         {"group_size", nullptr},
+                                         {"dynamic", true}});
     ordered_json config_groups = ordered_json::object();
     for (std::size_t i = 0; i < by_size.size(); ++i) {
         ordered_json targets = ordered_json::array();
         if (i == 0) targets.push_back("Linear");
         if (i != 0)
             for (const auto* t : *by_size[i]) targets.push_back(module_pattern(module_of(*t)));
-        config_groups["group_" + std::to_string(i)] = {
-            {"targets", std::move(targets)},
-            {"weights", weights_scheme(*by_size[i]->front()->effective)},
-            {"input_activations", input_activations},
-            {"output_activations", nullptr},
-            {"format", layout}};
+        config_groups["group_" + std::to_string(i)] =
+            json_object({{"targets", std::move(targets)},
+                         {"weights", weights_scheme(*by_size[i]->front()->effective)},
+                         {"input_activations", input_activations},
+                         {"output_activations", nullptr},
+                         {"format", layout}});
     }
-    return {{"quant_method", "compressed-tensors"}, {"format", layout},
-            {"quantization_status", "compressed"},  {"config_groups", std::move(config_groups)},
-            {"ignore", std::move(ignore)},          {"kv_cache_scheme", nullptr},
-            {"global_compression_ratio", nullptr}};
+    return json_object({{"quant_method", "compressed-tensors"},
+                        {"format", layout},
+                        {"quantization_status", "compressed"},
+                        {"config_groups", std::move(config_groups)},
+                        {"ignore", std::move(ignore)},
+                        {"kv_cache_scheme", nullptr},
+                        {"global_compression_ratio", nullptr}});
 }
 
 // bitsandbytes skips a module whose name ends in an entry, so an entry that also ends a coded module's name is
 // anchored at the start.
-inline nlohmann::ordered_json bitsandbytes_config(const mill_plan& plan, const std::string& compute_dtype) {
+inline ordered_json bitsandbytes_config(const mill_plan& plan, const std::string& compute_dtype) {
     std::vector<std::string> coded;
     std::vector<std::string> kept = absent_heads(plan);
     std::string quant_type = facts(plan.base.type).name;
@@ -146,9 +153,9 @@ inline nlohmann::ordered_json bitsandbytes_config(const mill_plan& plan, const s
             kept.push_back(module_of(t));
         }
     }
-    nlohmann::ordered_json skip = nullptr;
+    ordered_json skip = nullptr;
     if (!kept.empty()) {
-        skip = nlohmann::ordered_json::array();
+        skip = ordered_json::array();
         for (const auto& module : kept) {
             const std::string bare = without_base_prefix(module);
             const auto ends_a_coded = [&](const std::string& text) {
@@ -158,31 +165,31 @@ inline nlohmann::ordered_json bitsandbytes_config(const mill_plan& plan, const s
             skip.push_back(!ends_a_coded(bare) ? bare : "^" + module);
         }
     }
-    return {{"quant_method", "bitsandbytes"},
-            {"load_in_4bit", true},
-            {"load_in_8bit", false},
-            {"bnb_4bit_quant_type", quant_type},
-            {"bnb_4bit_use_double_quant", nested},
-            {"bnb_4bit_compute_dtype", compute_dtype},
-            {"bnb_4bit_quant_storage", "uint8"},
-            {"llm_int8_skip_modules", std::move(skip)}};
+    return json_object({{"quant_method", "bitsandbytes"},
+                        {"load_in_4bit", true},
+                        {"load_in_8bit", false},
+                        {"bnb_4bit_quant_type", quant_type},
+                        {"bnb_4bit_use_double_quant", nested},
+                        {"bnb_4bit_compute_dtype", compute_dtype},
+                        {"bnb_4bit_quant_storage", "uint8"},
+                        {"llm_int8_skip_modules", std::move(skip)}});
 }
 
 // The dtype that config.json gives, "float32" where it gives none. `dtype` replaced `torch_dtype` in transformers 5.
-inline std::string config_dtype(const nlohmann::ordered_json& config) {
+inline std::string config_dtype(const ordered_json& config) {
     for (const char* key : {"dtype", "torch_dtype"})
         if (const auto found = config.find(key); found != config.end() && found->is_string())
             return found->get<std::string>();
     return "float32";
 }
 
-inline void set_config_dtype(nlohmann::ordered_json& config, std::string_view torch_name) {
+inline void set_config_dtype(ordered_json& config, std::string_view torch_name) {
     const char* key = config.contains("torch_dtype") && !config.contains("dtype") ? "torch_dtype" : "dtype";
     config[key] = torch_name;
 }
 
-inline nlohmann::ordered_json parse_config(const std::string& text) {
-    return text.empty() ? nlohmann::ordered_json::object() : nlohmann::ordered_json::parse(text);
+inline ordered_json parse_config(const std::string& text) {
+    return text.empty() ? ordered_json::object() : ordered_json::parse(text);
 }
 
 }  // namespace detail
@@ -200,7 +207,7 @@ BITMILL_INLINE std::string config_for(const mill_plan& plan, const std::string& 
         config["quantization_config"] = detail::compressed_tensors_config(plan);
     if (coded && plan.format == format::bitsandbytes)
         config["quantization_config"] = detail::bitsandbytes_config(plan, detail::config_dtype(config));
-    return config.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+    return config.dump(2, ' ', false, detail::ordered_json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace bitmill

@@ -1,7 +1,6 @@
 #pragma once
 
-#include <nlohmann/json.hpp>
-
+#include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
 #include <bitmill/mill/inspect.hpp>
 
@@ -26,23 +25,23 @@ BITMILL_INLINE result<inspect_report> inspect(const std::string& path) {
 }
 
 BITMILL_INLINE std::string inspect_report::json(int indent) const {
-    using nlohmann::ordered_json;
+    using detail::ordered_json;
     ordered_json shard_list = ordered_json::array();
     for (const auto& one : shards)
-        shard_list.push_back({{"name", one.name}, {"bytes", one.bytes}, {"tensors", one.tensors}});
+        shard_list.push_back(
+            detail::json_object({{"name", one.name}, {"bytes", one.bytes}, {"tensors", one.tensors}}));
     ordered_json tensor_list = ordered_json::array();
     for (const auto& t : tensors)
-        tensor_list.push_back({{"name", t.name},
-                               {"shape", t.shape},
-                               {"dtype", std::string(facts(t.type).name)},
-                               {"stored_as", stored_as(t)},
-                               {"elements", t.elements},
-                               {"bytes", t.bytes},
-                               {"shard", shards[t.codes.shard].name}});
-    const ordered_json out{{"model", model},
-                           {"quant_method", quant_method},
-                           {"shards", std::move(shard_list)},
-                           {"tensors", std::move(tensor_list)}};
+        tensor_list.push_back(detail::json_object({{"name", t.name},
+                                                   {"shape", t.shape},
+                                                   {"dtype", std::string(facts(t.type).name)},
+                                                   {"stored_as", stored_as(t)},
+                                                   {"elements", t.elements},
+                                                   {"bytes", t.bytes},
+                                                   {"shard", shards[t.codes.shard].name}}));
+    ordered_json out = detail::json_object({{"model", model}, {"quant_method", quant_method}});
+    out["shards"] = std::move(shard_list);
+    out["tensors"] = std::move(tensor_list);
     return out.dump(indent, ' ', false, ordered_json::error_handler_t::replace);
 }
 

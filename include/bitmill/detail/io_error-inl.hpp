@@ -41,7 +41,8 @@ inline error os_error(int number, const std::string& action, std::string file) {
         case EFBIG: message += "; raise the limit of file sizes (ulimit -f)"; break;
         default: break;
     }
-    return make_error(error_code::io, std::move(message), std::move(file));
+    return make_error(number == ENOMEM ? error_code::out_of_memory : error_code::io, std::move(message),
+                      std::move(file));
 }
 
 class unique_fd {

@@ -9,9 +9,8 @@
 #include <string_view>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include <bitmill/core/sha256.hpp>
+#include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/options-inl.hpp>
 #include <bitmill/detail/report-inl.hpp>
 #include <bitmill/mill/manifest.hpp>
@@ -56,30 +55,30 @@ inline std::string algorithm_id(const planned_tensor& t) {
     return std::string(type.name) + "-" + name_of_value(method_names, t.method) + "/1";
 }
 
-inline nlohmann::ordered_json json_of(const mill_options& options) {
+inline ordered_json json_of(const mill_options& options) {
     const auto named = [](const auto& names, const auto& value) {
-        return value ? nlohmann::ordered_json(name_of_value(names, *value)) : nlohmann::ordered_json(nullptr);
+        return value ? ordered_json(name_of_value(names, *value)) : ordered_json(nullptr);
     };
-    return {{"to", facts(options.to).name},
-            {"format", to_text(options.format)},
-            {"granularity", named(granularity_names, options.granularity)},
-            {"group_size", options.group_size},
-            {"block_size", options.block_size},
-            {"double_quant", options.double_quant},
-            {"symmetric", options.symmetric},
-            {"method", named(method_names, options.method)},
-            {"activation", name_of_value(activation_names, options.activation)},
-            {"embeddings", name_of_value(embeddings_names, options.embeddings)},
-            {"include", options.include},
-            {"exclude", options.exclude},
-            {"override", options.override},
-            {"weight_threshold", options.weight_threshold},
-            {"dynamic_range", options.dynamic_range},
-            {"keep_non_finite", options.keep_non_finite}};
+    return json_object({{"to", facts(options.to).name},
+                        {"format", to_text(options.format)},
+                        {"granularity", named(granularity_names, options.granularity)},
+                        {"group_size", options.group_size},
+                        {"block_size", options.block_size},
+                        {"double_quant", options.double_quant},
+                        {"symmetric", options.symmetric},
+                        {"method", named(method_names, options.method)},
+                        {"activation", name_of_value(activation_names, options.activation)},
+                        {"embeddings", name_of_value(embeddings_names, options.embeddings)},
+                        {"include", options.include},
+                        {"exclude", options.exclude},
+                        {"override", options.override},
+                        {"weight_threshold", options.weight_threshold},
+                        {"dynamic_range", options.dynamic_range},
+                        {"keep_non_finite", options.keep_non_finite}});
 }
 
 // Throws nlohmann's exceptions and bitmill::exception for what json_of never wrote.
-inline mill_options options_of(const nlohmann::ordered_json& request, const work_options& work) {
+inline mill_options options_of(const ordered_json& request, const work_options& work) {
     mill_options options;
     static_cast<work_options&>(options) = work;
     const auto text = [&](const char* key) { return request.at(key).get<std::string>(); };
@@ -104,17 +103,17 @@ inline mill_options options_of(const nlohmann::ordered_json& request, const work
     return options;
 }
 
-inline nlohmann::ordered_json json_of(const piece_hash& hash) {
-    return {{"piece", hash.piece}, {"sha256", hex_text(hash.value)}};
+inline ordered_json json_of(const piece_hash& hash) {
+    return json_object({{"piece", hash.piece}, {"sha256", hex_text(hash.value)}});
 }
 
-inline nlohmann::ordered_json json_of(const std::vector<file_record>& files) {
-    nlohmann::ordered_json list = nlohmann::ordered_json::array();
+inline ordered_json json_of(const std::vector<file_record>& files) {
+    ordered_json list = ordered_json::array();
     for (const auto& one : files)
-        list.push_back({{"name", one.name},
-                        {"bytes", one.bytes},
-                        {"hash", one.weights ? "tensors" : "plain"},
-                        {"sha256", hex_text(one.value)}});
+        list.push_back(json_object({{"name", one.name},
+                                    {"bytes", one.bytes},
+                                    {"hash", one.weights ? "tensors" : "plain"},
+                                    {"sha256", hex_text(one.value)}}));
     return list;
 }
 
@@ -130,7 +129,6 @@ struct manifest_contents {
 // Nothing in it depends on time, place, threads or the machine. One line a tensor, and the hash of all that stands
 // before it at the end.
 inline std::string manifest_text(const manifest_contents& c) {
-    using nlohmann::ordered_json;
     const auto dump = [](const ordered_json& value) {
         return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
     };
@@ -143,19 +141,19 @@ inline std::string manifest_text(const manifest_contents& c) {
         const auto& row = c.report.tensors[i];
         ordered_json parts = ordered_json::array();
         for (const auto& part : c.tensors[i].parts) {
-            ordered_json one{{"name", part.name}, {"file", part.file}};
+            ordered_json one = json_object({{"name", part.name}, {"file", part.file}});
             one.update(json_of(part.hash));
             parts.push_back(std::move(one));
         }
-        ordered_json line{{"name", row.name},
-                          {"shape", row.shape},
-                          {"dtype", std::string(facts(row.source_dtype).name)},
-                          {"requested", row.requested},
-                          {"effective", row.effective},
-                          {"reason", row.reason},
-                          {"algorithm", algorithm_id(c.plan.tensors[i])},
-                          {"source", json_of(c.tensors[i].source)},
-                          {"parts", std::move(parts)}};
+        ordered_json line = json_object({{"name", row.name},
+                                         {"shape", row.shape},
+                                         {"dtype", std::string(facts(row.source_dtype).name)},
+                                         {"requested", row.requested},
+                                         {"effective", row.effective},
+                                         {"reason", row.reason},
+                                         {"algorithm", algorithm_id(c.plan.tensors[i])},
+                                         {"source", json_of(c.tensors[i].source)},
+                                         {"parts", std::move(parts)}});
         if (row.measured) line["error"] = error_json(row.error);
         text += (i == 0 ? "\n  " : ",\n  ") + dump(line);
     }

@@ -424,12 +424,13 @@ inline digest weights_digest(const digest& header, const std::vector<digest>& te
 
 // The source's shards as they lie.
 inline result<std::vector<file_record>> source_records(const checkpoint& model, const mill_plan& plan,
+                                                       memory_source memory,
                                                        const std::vector<tensor_record>& tensors) {
     std::vector<file_record> out;
     std::size_t at = 0;
     for (std::size_t shard = 0; shard < model.shard_count(); ++shard) {
         const auto& file = model.shard(shard);
-        auto header = digest_of_bytes(file.file(), 0, file.data_begin());
+        auto header = digest_of_bytes(file.file(), 0, file.data_begin(), memory);
         if (!header) return header.error();
         std::vector<digest> digests;
         for (; at < plan.tensors.size() && plan.tensors[at].source.shard == shard; ++at)
@@ -490,7 +491,7 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
     made.report.side_bytes = side_file_bytes(model);
     if (options.dry_run) return made;
     const auto tensors = mill.tensor_records(files);
-    auto source_files = source_records(model, *plan, tensors);
+    auto source_files = source_records(model, *plan, options.memory, tensors);
     if (!source_files) return source_files.error();
     auto written = weight_records(files, tensors);
     auto others = put_other_files(model, files.index_text(), config_for(*plan, model.config_text()), folder,

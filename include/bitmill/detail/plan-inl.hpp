@@ -5,8 +5,7 @@
 #include <charconv>
 #include <regex>
 
-#include <nlohmann/json.hpp>
-
+#include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/mill/plan.hpp>
 
 namespace bitmill {
@@ -383,7 +382,7 @@ private:
 
 inline result<void> read_model_facts(const checkpoint& model, mill_plan& plan) {
     if (model.config_text().empty()) return {};
-    const auto config = nlohmann::json::parse(model.config_text());
+    const auto config = json::parse(model.config_text());
     if (const auto found = config.find("quantization_config"); found != config.end() && !found->is_null()) {
         const auto method = found->is_object() ? found->find("quant_method") : found->end();
         const bool named = found->is_object() && method != found->end() && method->is_string();

@@ -2,24 +2,23 @@
 
 #include <cmath>
 
-#include <nlohmann/json.hpp>
-
 #include <bitmill/codec/scheme.hpp>
+#include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/mill/report.hpp>
 
 namespace bitmill {
 namespace detail {
 
 // JSON has no infinity: an exact copy has SNR null.
-inline nlohmann::ordered_json number_or_null(double value) {
-    return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
+inline ordered_json number_or_null(double value) {
+    return std::isfinite(value) ? ordered_json(value) : ordered_json(nullptr);
 }
 
-inline nlohmann::ordered_json error_json(const error_metrics& error) {
-    return {{"mse", number_or_null(error.mse())},
-            {"max_abs", number_or_null(error.max_abs())},
-            {"snr_db", number_or_null(error.snr_db())},
-            {"cosine", number_or_null(error.cosine())}};
+inline ordered_json error_json(const error_metrics& error) {
+    return json_object({{"mse", number_or_null(error.mse())},
+                        {"max_abs", number_or_null(error.max_abs())},
+                        {"snr_db", number_or_null(error.snr_db())},
+                        {"cosine", number_or_null(error.cosine())}});
 }
 
 inline double ratio(std::uint64_t a, std::uint64_t b) {
@@ -49,42 +48,44 @@ BITMILL_INLINE error_metrics mill_report::error() const {
 }
 
 BITMILL_INLINE std::string mill_report::json(int indent) const {
-    using nlohmann::ordered_json;
+    using detail::ordered_json;
     ordered_json list = ordered_json::array();
     for (const auto& one : tensors) {
-        ordered_json row{{"name", one.name},
-                         {"shape", one.shape},
-                         {"source_dtype", std::string(facts(one.source_dtype).name)},
-                         {"requested", one.requested},
-                         {"effective", one.effective},
-                         {"reason", one.reason},
-                         {"elements", one.elements},
-                         {"source_bytes", one.source_bytes},
-                         {"bytes", one.bytes},
-                         {"bits_per_weight", 8 * detail::ratio(one.bytes, one.elements)}};
+        ordered_json row =
+            detail::json_object({{"name", one.name},
+                                 {"shape", one.shape},
+                                 {"source_dtype", std::string(facts(one.source_dtype).name)},
+                                 {"requested", one.requested},
+                                 {"effective", one.effective},
+                                 {"reason", one.reason},
+                                 {"elements", one.elements},
+                                 {"source_bytes", one.source_bytes},
+                                 {"bytes", one.bytes},
+                                 {"bits_per_weight", 8 * detail::ratio(one.bytes, one.elements)}});
         if (one.measured) row.update(detail::error_json(one.error));
         list.push_back(std::move(row));
     }
     const std::uint64_t f32_bytes = parameters * 4;
-    ordered_json out{{"source", source},
-                     {"output", output},
-                     {"requested", requested},
-                     {"format", format},
-                     {"method", method},
-                     {"dry_run", dry_run},
-                     {"parameters", parameters},
-                     {"source_bytes", source_bytes},
-                     {"bytes", bytes},
-                     {"side_bytes", side_bytes},
-                     {"ratio_to_source", detail::ratio(source_bytes, bytes)},
-                     {"ratio_to_f32", detail::ratio(f32_bytes, bytes)},
-                     {"bits_per_weight", bits_per_weight()},
-                     {"coded_bits_per_weight", coded_bits_per_weight()},
-                     {"seconds", seconds},
-                     {"gb_per_second", seconds > 0 ? static_cast<double>(source_bytes) / seconds / 1e9 : 0.0},
-                     {"error", dry_run ? ordered_json(nullptr) : ordered_json(detail::error_json(error()))},
-                     {"warnings", warnings},
-                     {"tensors", std::move(list)}};
+    ordered_json out = detail::json_object(
+        {{"source", source},
+         {"output", output},
+         {"requested", requested},
+         {"format", format},
+         {"method", method},
+         {"dry_run", dry_run},
+         {"parameters", parameters},
+         {"source_bytes", source_bytes},
+         {"bytes", bytes},
+         {"side_bytes", side_bytes},
+         {"ratio_to_source", detail::ratio(source_bytes, bytes)},
+         {"ratio_to_f32", detail::ratio(f32_bytes, bytes)},
+         {"bits_per_weight", bits_per_weight()},
+         {"coded_bits_per_weight", coded_bits_per_weight()},
+         {"seconds", seconds},
+         {"gb_per_second", seconds > 0 ? static_cast<double>(source_bytes) / seconds / 1e9 : 0.0},
+         {"error", dry_run ? ordered_json(nullptr) : ordered_json(detail::error_json(error()))},
+         {"warnings", warnings}});
+    out["tensors"] = std::move(list);
     return out.dump(indent, ' ', false, ordered_json::error_handler_t::replace);
 }
 

@@ -13,10 +13,9 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include <bitmill/detail/beneath-inl.hpp>
 #include <bitmill/detail/io_error-inl.hpp>
+#include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/json_stream-inl.hpp>
 #include <bitmill/detail/list_folder-inl.hpp>
 #include <bitmill/io/checkpoint.hpp>
@@ -86,7 +85,7 @@ inline result<std::set<std::string>> module_folders(const std::string& root) {
     if (!text) return text.error();
     const std::string path = root + "/modules.json";
     if (auto checked = check_json(*text, 64, true, path); !checked) return checked.error();
-    const auto modules = nlohmann::json::parse(*text, nullptr, false);
+    const auto modules = json::parse(*text, nullptr, false);
     for (const auto& module : modules) {
         const auto name = module.is_object() ? module.find("path") : module.end();
         if (!module.is_object() || name == module.end() || !name->is_string()) continue;

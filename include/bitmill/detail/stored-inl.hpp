@@ -4,11 +4,10 @@
 #include <cstring>
 #include <set>
 
-#include <nlohmann/json.hpp>
-
 #include <bitmill/codec/code_book.hpp>
 #include <bitmill/codec/codec.hpp>
 #include <bitmill/core/checked.hpp>
+#include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
 #include <bitmill/mill/stored.hpp>
 
@@ -22,7 +21,7 @@ public:
 
     result<stored_model> read() {
         if (!model_.config_text().empty()) {
-            const auto config = nlohmann::json::parse(model_.config_text());
+            const auto config = json::parse(model_.config_text());
             if (const auto found = config.find("quantization_config");
                 found != config.end() && !found->is_null()) {
                 out_.quant_method = "unknown";
@@ -84,7 +83,7 @@ private:
     }
 
     // The widths that the groups of a compressed-tensors config use; they must all be integers.
-    result<void> read_groups(const nlohmann::json& config) {
+    result<void> read_groups(const json& config) {
         const auto refuse = [&](const std::string& what) {
             return error{.code = error_code::unsupported,
                          .message = "compressed-tensors " + what +
@@ -92,7 +91,7 @@ private:
                                     "weights of 8 and 4 bits as pack-quantized and int-quantized",
                          .file = model_.root() + "/config.json"};
         };
-        const auto text = [](const nlohmann::json& object, const char* key) {
+        const auto text = [](const json& object, const char* key) {
             const auto found = object.find(key);
             return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
         };
@@ -226,19 +225,19 @@ private:
         if (!state_at) return bad(tensor, at, "its quant_state.bitsandbytes__nf4 or __fp4 is missing");
         auto text = bytes(*state_at, 4096);
         if (!text) return text.error();
-        const auto state = nlohmann::json::parse(*text, nullptr, false);
+        const auto state = json::parse(*text, nullptr, false);
         const auto number = [&](const char* key) -> std::uint64_t {
             const auto found = state.is_object() ? state.find(key) : state.end();
             return state.is_object() && found != state.end() && found->is_number_unsigned()
                        ? found->get<std::uint64_t>()
                        : 0;
         };
-        const auto shape = state.is_object() ? state.value("shape", nlohmann::json()) : nlohmann::json();
+        const auto shape = state.is_object() ? state.value("shape", json()) : json();
         if (!shape.is_array() || shape.size() != 2 || !shape[0].is_number_unsigned() ||
             !shape[1].is_number_unsigned())
             return bad(info(*state_at), *state_at, "must be JSON with a shape of two numbers");
         s.group_size = static_cast<std::size_t>(number("blocksize"));
-        const auto type_name = state.value("dtype", nlohmann::json());
+        const auto type_name = state.value("dtype", json());
         dtype type = dtype::f32;
         for (const auto candidate : {dtype::f16, dtype::bf16})
             if (type_name == facts(candidate).torch) type = candidate;
@@ -251,7 +250,7 @@ private:
         stored_tensor& stored = out_.tensors.back();
         auto nested = partner(tensor, at, weight, ".nested_absmax");
         if (!nested) return nested.error();
-        const auto offset = state.value("nested_offset", nlohmann::json());
+        const auto offset = state.value("nested_offset", json());
         if (!offset.is_number() || !(std::fabs(offset.get<double>()) <= 1e38) ||
             number("nested_blocksize") != nested_block)
             return bad(info(*state_at), *state_at,

@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include <bitmill/detail/json_stream-inl.hpp>
 #include <bitmill/detail/mill-inl.hpp>
 #include <bitmill/mill/manifest.hpp>
 
@@ -14,7 +15,7 @@ namespace detail {
 struct manifest {
     std::string text;
     std::string own_hash;
-    nlohmann::ordered_json json;
+    ordered_json json;
 };
 
 inline error refused(std::string message, const std::string& file, const std::string& tensor = {}) {
@@ -35,7 +36,8 @@ inline result<manifest> read_manifest(const std::string& folder) {
     manifest out{std::move(*text), hex_text(sha256::of(body)), {}};
     if (out.text != body + std::string(manifest_tail) + out.own_hash + "\"}\n")
         return damaged("was changed: the hash at its end is not that of its text");
-    out.json = nlohmann::ordered_json::parse(out.text);
+    if (auto checked = check_json(out.text, 16, false, file->path()); !checked) return checked.error();
+    out.json = ordered_json::parse(out.text);
     if (out.json.at("bitmill_manifest") != manifest_format)
         return error{.code = error_code::unsupported,
                      .message = "was written by bitmill " + out.json.at("version").get<std::string>() +
@@ -78,7 +80,7 @@ public:
             },
             [](const tile& one) { return one.count; });
         if (!done) return done.error();
-        auto header = digest_of_bytes(file.file(), 0, file.data_begin());
+        auto header = digest_of_bytes(file.file(), 0, file.data_begin(), options_.memory);
         if (!header) return header.error();
         std::vector<digest> tensors;
         std::size_t at = 0;
@@ -93,7 +95,7 @@ public:
     result<digest> plain(const std::string& name) const {
         auto file = input_file::open_beneath(root_, name);
         if (!file) return file.error();
-        return digest_of_bytes(*file, 0, file->size());
+        return digest_of_bytes(*file, 0, file->size(), options_.memory);
     }
 
 private:
@@ -142,7 +144,7 @@ inline result<verify_report> check_files(const std::string& model, const manifes
 
 // Where two manifests part: the first tensor, or the part that differs.
 inline error first_difference(const manifest& stated, const std::string& derived, const std::string& path) {
-    const auto now = nlohmann::ordered_json::parse(derived);
+    const auto now = ordered_json::parse(derived);
     if (stated.json.at("version") != now.at("version"))
         return {.code = error_code::unsupported,
                 .message = "was milled by bitmill " + stated.json.at("version").get<std::string>() +
@@ -167,15 +169,15 @@ inline error first_difference(const manifest& stated, const std::string& derived
 }  // namespace detail
 
 BITMILL_INLINE std::string verify_report::json(int indent) const {
-    nlohmann::ordered_json out;
+    detail::ordered_json out;
     if (!source.empty()) out["source"] = source;
-    out.update({{"model", model},
-                {"manifest_sha256", manifest_sha256},
-                {"files", files},
-                {"tensors", tensors},
-                {"bytes", bytes},
-                {"seconds", seconds}});
-    return out.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+    out.update(detail::json_object({{"model", model},
+                                    {"manifest_sha256", manifest_sha256},
+                                    {"files", files},
+                                    {"tensors", tensors},
+                                    {"bytes", bytes},
+                                    {"seconds", seconds}}));
+    return out.dump(indent, ' ', false, detail::ordered_json::error_handler_t::replace);
 }
 
 BITMILL_INLINE result<verify_report> validate(const std::string& model, const work_options& options) {

@@ -4,11 +4,11 @@
 #include <chrono>
 #include <exception>
 #include <map>
+#include <memory_resource>
 #include <new>
 #include <regex>
 
-#include <nlohmann/json.hpp>
-
+#include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/manifest-inl.hpp>
 #include <bitmill/io/atomic_folder.hpp>
 #include <bitmill/io/checkpoint.hpp>
@@ -52,17 +52,21 @@ inline void log_start(const work_options& options, const char* verb, const check
                  std::to_string(model.shard_count()) + " weight files");
 }
 
-inline void log_report(const work_options& options, const mill_report& report) {
+// After the work, which no longer fails for want of a line.
+inline void log_report(const work_options& options, const mill_report& report) noexcept {
     if (!options.on_log) return;
-    for (const auto& one : report.tensors)
-        if (one.requested != one.effective)
-            log_line(
-                options, log_level::info,
-                "tensor '" + one.name + "': " + one.requested + " -> " + one.effective + ": " + one.reason);
-    for (const auto& warning : report.warnings) log_line(options, log_level::warning, warning);
-    log_line(options, log_level::info,
-             (report.dry_run ? "planned " : "wrote " + report.output + ": ") +
-                 std::to_string(report.source_bytes) + " bytes -> " + std::to_string(report.bytes));
+    try {
+        for (const auto& one : report.tensors)
+            if (one.requested != one.effective)
+                log_line(options, log_level::info,
+                         "tensor '" + one.name + "': " + one.requested + " -> " + one.effective + ": " +
+                             one.reason);
+        for (const auto& warning : report.warnings) log_line(options, log_level::warning, warning);
+        log_line(options, log_level::info,
+                 (report.dry_run ? "planned " : "wrote " + report.output + ": ") +
+                     std::to_string(report.source_bytes) + " bytes -> " + std::to_string(report.bytes));
+    } catch (const std::bad_alloc&) {
+    }
 }
 
 class stopwatch {
@@ -136,12 +140,12 @@ public:
     // "" where there is one file.
     [[nodiscard]] std::string index_text() const {
         if (!model_.sharded()) return {};
-        using nlohmann::ordered_json;
         ordered_json metadata = ordered_json::object();
         if (!model_.index_metadata_text().empty())
             metadata = ordered_json::parse(model_.index_metadata_text());
         metadata["total_size"] = tensor_bytes_;
-        const ordered_json index{{"metadata", std::move(metadata)}, {"weight_map", weight_map_}};
+        ordered_json index = json_object({{"metadata", std::move(metadata)}});
+        index["weight_map"] = weight_map_;
         return index.dump(2) + "\n";
     }
 
@@ -169,8 +173,9 @@ inline result<void> ask_to_go_on(const work_options& options, const progress& no
 // SHA-256 of bytes [offset, offset + count) of a file; put(bytes, offset) sees each run of them.
 template <class Put>
 result<digest> digest_of_bytes(const input_file& file, std::uint64_t offset, std::uint64_t count,
-                               const Put& put) {
-    std::vector<std::byte> buffer(static_cast<std::size_t>(std::min<std::uint64_t>(count, 1u << 20)));
+                               memory_source memory, const Put& put) {
+    std::pmr::vector<std::byte> buffer(static_cast<std::size_t>(std::min<std::uint64_t>(count, 1u << 20)),
+                                       memory_or_default(memory));
     sha256 sum;
     for (std::uint64_t at = 0; at < count; at += buffer.size()) {
         const std::span<std::byte> piece(
@@ -181,8 +186,9 @@ result<digest> digest_of_bytes(const input_file& file, std::uint64_t offset, std
     }
     return sum.finish();
 }
-inline result<digest> digest_of_bytes(const input_file& file, std::uint64_t offset, std::uint64_t count) {
-    return digest_of_bytes(file, offset, count, [](auto, auto) -> result<void> { return {}; });
+inline result<digest> digest_of_bytes(const input_file& file, std::uint64_t offset, std::uint64_t count,
+                                      memory_source memory) {
+    return digest_of_bytes(file, offset, count, memory, [](auto, auto) -> result<void> { return {}; });
 }
 
 // Hashes a side file of the model, and copies it where there is a folder.
@@ -197,11 +203,12 @@ inline result<digest> copy_side_file(const checkpoint& model, const std::string&
         if (!made) return made.error();
         to.emplace(std::move(*made));
     }
-    auto value = digest_of_bytes(*from, 0, from->size(), [&](auto piece, auto at) -> result<void> {
-        if (to)
-            if (auto done = to->write_at(at, piece); !done) return done;
-        return ask_to_go_on(options, now);
-    });
+    auto value =
+        digest_of_bytes(*from, 0, from->size(), options.memory, [&](auto piece, auto at) -> result<void> {
+            if (to)
+                if (auto done = to->write_at(at, piece); !done) return done;
+            return ask_to_go_on(options, now);
+        });
     if (!value || !to) return value;
     if (auto done = to->finish(); !done) return done.error();
     return value;

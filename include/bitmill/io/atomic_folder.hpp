@@ -40,13 +40,14 @@ private:
     atomic_folder() = default;
     result<void> check_out(const std::string& source_root) const;
     result<void> acquire_partial();
-    result<std::string> swap_names(bool replaces);
+    int swap_names(bool replaces, const char*& old_at) noexcept;
     result<void> swap_in();
-    result<void> clear_away(int placed_fd, const std::string& old_at);
+    result<void> clear_away(int placed_fd, const char* old_at, int old_fd);
     void discard() noexcept;
 
-    std::string out_;   // canonical parent + name
-    std::string name_;  // last part of OUT
+    std::string out_;            // canonical parent + name
+    std::string name_;           // last part of OUT
+    std::string partial_, old_;  // its siblings
     bool force_ = false;
     int parent_fd_ = -1;
     int partial_fd_ = -1;  // holds the lock; -1 once committed or moved from
