@@ -35,7 +35,8 @@ def configure(args, source, build, *options):
 
 def build_library(args, build, *options):
     parts = [f"-DBITMILL_BUILD_{part}=OFF" for part in ("BENCH", "EXAMPLES", "TESTS")]
-    configure(args, args.source, build, *parts, "-DBITMILL_WERROR=OFF", f"-DCMAKE_PREFIX_PATH={args.prefix_path}", *options)
+    configure(args, args.source, build, *parts, "-DBITMILL_WERROR=OFF", f"-DCMAKE_PREFIX_PATH={args.prefix_path}",
+              *options)
     run(args.cmake, "--build", build)
 
 
