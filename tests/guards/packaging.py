@@ -65,7 +65,9 @@ def check(source, args):
     if options != {(part, part.upper()) for part in port["features"]}:
         yield f"portfile.cmake: features {options}, its vcpkg.json has {sorted(port['features'])}"
     recipe = (source / "conanfile.py").read_text()
-    switches = re.findall(r"option\(BITMILL_BUILD_(\w+)", (source / "cmake/options.cmake").read_text())
+    # Those that are on where bitmill is the project itself, as it is for the recipes.
+    switches = re.findall(r'option\(BITMILL_BUILD_(\w+) "[^"]*" \$\{PROJECT_IS_TOP_LEVEL\}\)',
+                          (source / "cmake/options.cmake").read_text())
     for switch in sorted(set(switches) - {"C"}):
         if switch.lower() not in port["features"] and f"-DBITMILL_BUILD_{switch}=OFF" not in portfile:
             yield f"portfile.cmake leaves BITMILL_BUILD_{switch} as it is"
@@ -95,7 +97,8 @@ def sample(name, expected, root=ROOT, port=MANIFEST, portfile=PORTFILE, find="fi
         "cmake/dependencies.cmake": f"find_package(Threads)\nif(A)\n    {find}\nendif()\nif(BITMILL_BUILD_CLI)\n"
                                     "    find_package(CLI11 2)\nendif()\nif(BITMILL_BUILD_TESTS)\n"
                                     "    find_package(doctest)\nendif()\n",
-        "cmake/options.cmake": "option(BITMILL_BUILD_C)\noption(BITMILL_BUILD_CLI)\noption(BITMILL_BUILD_TESTS)\n",
+        "cmake/options.cmake": 'option(BITMILL_BUILD_FUZZERS "" OFF)\n' + "".join(
+            f'option(BITMILL_BUILD_{switch} "" ${{PROJECT_IS_TOP_LEVEL}})\n' for switch in ("C", "CLI", "TESTS")),
         "vcpkg.json": json.dumps(root),
         "packaging/vcpkg/bitmill/vcpkg.json": json.dumps(port),
         "packaging/vcpkg/bitmill/portfile.cmake": portfile,
