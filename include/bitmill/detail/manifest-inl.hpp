@@ -13,12 +13,12 @@
 #include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/options-inl.hpp>
 #include <bitmill/detail/report-inl.hpp>
-#include <bitmill/mill/manifest.hpp>
 #include <bitmill/mill/plan.hpp>
 #include <bitmill/version.hpp>
 
 namespace bitmill::detail {
 
+inline constexpr const char* manifest_name = "manifest.json";
 inline constexpr int manifest_format = 1;
 inline constexpr std::string_view manifest_tail = ",\n \"manifest_sha256\": \"";
 

@@ -86,8 +86,7 @@ BITMILL_INLINE result<safetensors_file> safetensors_file::open(input_file file) 
     std::array<std::byte, 8> prefix{};
     if (auto read = file.read_at(0, prefix); !read) return read.error();
     std::uint64_t header_bytes = 0;
-    for (std::size_t i = 0; i < 8; ++i)
-        header_bytes |= std::to_integer<std::uint64_t>(prefix[i]) << (8 * i);
+    for (std::size_t i = 0; i < 8; ++i) header_bytes |= std::to_integer<std::uint64_t>(prefix[i]) << (8 * i);
     if (header_bytes > safetensors_max_header_bytes)
         return refuse("its header would be " + std::to_string(header_bytes) +
                           " bytes long (at most 100000000): this is not a safetensors file",

@@ -4,7 +4,6 @@
 #include <map>
 #include <set>
 
-#include <bitmill/detail/json_stream-inl.hpp>
 #include <bitmill/detail/mill-inl.hpp>
 #include <bitmill/mill/manifest.hpp>
 
@@ -203,7 +202,7 @@ BITMILL_INLINE result<verify_report> verify(const std::string& source, const std
         request.dry_run = false;
         const auto derived = detail::mill_model(*original, source, model, request, nullptr);
         if (!derived) return derived.error();
-        const std::string path = model + "/" + manifest_name;
+        const std::string path = model + "/" + detail::manifest_name;
         if (derived->manifest != stated->text)
             return detail::first_difference(*stated, derived->manifest, path);
         auto report = detail::check_files(model, *stated, options);

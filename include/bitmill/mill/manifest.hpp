@@ -10,8 +10,6 @@
 
 namespace bitmill {
 
-inline constexpr const char* manifest_name = "manifest.json";
-
 struct verify_report {
     std::string source;  // "" for validate
     std::string model;
