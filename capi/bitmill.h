@@ -79,7 +79,7 @@ typedef struct bitmill_error {
 BITMILL_API const char* bitmill_isa(void);
 /* The index-th that this CPU can run, slowest first; NULL behind the last. */
 BITMILL_API const char* bitmill_isa_available(size_t index);
-/* Forces one for the whole process; calls that already run finish on the old one.
+/* Forces one for the whole process, at any time.
  * INVALID_ARGUMENT: no such name. UNSUPPORTED: this CPU lacks it. */
 BITMILL_API bitmill_status bitmill_set_isa(const char* name, bitmill_error* error);
 
@@ -97,8 +97,9 @@ typedef struct bitmill_hooks {
     uint32_t struct_size;
     uint32_t reserved;
 
-    /* Memory for tiles, scratch and reports; small bookkeeping (names, plans) comes from operator new. alignment is
-     * a power of two of at most 16. NULL: none left, and the call returns BITMILL_OUT_OF_MEMORY. */
+    /* Memory for the tiles of a model, the scratch of encoding and decoding, and the handle of a report. What is
+     * small or describes (chunks of 16 KiB, names, plans) comes from operator new. alignment is a power of two of at
+     * most 16. NULL: none left, and the call returns BITMILL_OUT_OF_MEMORY. */
     void* memory_context;
     void* (*allocate)(void* memory_context, size_t bytes, size_t alignment);
     void (*deallocate)(void* memory_context, void* memory, size_t bytes, size_t alignment);
@@ -113,7 +114,8 @@ typedef struct bitmill_hooks {
     void* log_context;
     void (*log)(void* log_context, bitmill_log_level level, const char* line);
 
-    /* After every tile, from any thread, one call at a time. Not 0: cancel, the call returns BITMILL_CANCELLED. */
+    /* After every tile and every side file's piece, from any thread, one call at a time. done_bytes never falls;
+     * total_bytes may be 0. Not 0: cancel, the call returns BITMILL_CANCELLED. */
     void* progress_context;
     int32_t (*progress)(void* progress_context, uint64_t done_bytes, uint64_t total_bytes);
 } bitmill_hooks;
@@ -145,7 +147,8 @@ typedef int32_t bitmill_granularity;
 enum {
     BITMILL_PER_CHANNEL = 0, /* one scale a row (an output of a Linear) */
     BITMILL_PER_TENSOR = 1,  /* one scale */
-    BITMILL_GROUP = 2, /* one scale for group_size elements along a row; divides the row, multiple of 8 */
+    BITMILL_GROUP =
+        2, /* one scale for group_size elements along a row; divides the row; a multiple of 8, or the row */
     BITMILL_BLOCK =
         3 /* nf4, fp4: one scale for group_size elements of the flattened matrix; 32, 64 ... 4096 */
 };
@@ -257,7 +260,7 @@ typedef struct bitmill_mill_options {
     const char* to;             /* int8, int4, nf4, fp4, fp16, bf16, fp32; required */
     const char* format;         /* plain, compressed-tensors, bitsandbytes; default: by level */
     const char* granularity;    /* per_tensor, per_channel, group; default: by level */
-    uint64_t group_size;        /* with granularity group */
+    uint64_t group_size;        /* not 0: granularity group */
     uint64_t block_size;        /* nf4, fp4: 32, 64 ... 4096; 0: 64 */
     const char* method;         /* absmax, mse; default: int4 mse, else absmax */
     const char* activation;     /* float, dynamic-int8; default: by level */
@@ -317,7 +320,7 @@ typedef struct bitmill_dequantize_options {
 #define BITMILL_DEQUANTIZE_OPTIONS_INIT {(uint32_t)sizeof(bitmill_dequantize_options), 0, 0, NULL, NULL, 0, 0}
 
 /* Mills `model` (a Hugging Face folder or a .safetensors file) into the folder `out`, which appears whole or not at
- * all: after an error it is what it was, except where an IO message begins "the new folder is in place". `out` may be
+ * all: after an error it is what it was, except where the message holds "the new folder is in place". `out` may be
  * "" in a dry run. report may be NULL. */
 BITMILL_API bitmill_status bitmill_mill(const char* model, const char* out,
                                         const bitmill_mill_options* options, bitmill_report** report,

@@ -321,6 +321,7 @@ void put_work(const Options& c, work_options& options) {
     if (auto done = put_list(c.overrides, c.overrides_count, "overrides", options.override); !done)
         return done.error();
     options.group_size = static_cast<std::size_t>(c.group_size);
+    if (c.group_size != 0 && !options.granularity) options.granularity = granularity::group;
     if (c.block_size != 0) options.block_size = static_cast<std::size_t>(c.block_size);
     options.weight_threshold = c.weight_threshold;
     options.double_quant = c.double_quant != 0;

@@ -186,6 +186,7 @@ TEST_CASE("atomic_folder: force replaces no folder that only has a config.json")
 TEST_CASE("atomic_folder: a kill between the renames of a simple file system is mended") {
     const temp_folder temp;
     put_model(temp / "out.bitmill-old", "old");
+    put_file(temp / "out.bitmill-old/.bitmill-partial", "");
     put_file(temp / "out.bitmill-partial/.bitmill-partial", "");
     put_file(temp / "out.bitmill-partial/config.json", "new, perhaps half");
     // Without force the recovered folder counts as there.
@@ -194,9 +195,28 @@ TEST_CASE("atomic_folder: a kill between the renames of a simple file system is 
     CHECK(entries_in(temp.path()) == 1);
     // Both there: the swap was done, only the deletion was cut off.
     put_model(temp / "out.bitmill-old", "older");
+    put_file(temp / "out.bitmill-old/.bitmill-partial", "");
     CHECK(create_error(temp / "out", "", true).code == error_code::ok);
     CHECK(get_file(temp / "out/config.json") == "old");
     CHECK_FALSE(fs::exists(temp / "out.bitmill-old"));
+}
+
+TEST_CASE("atomic_folder: a folder of the old one's name that is the user's stays") {
+    const temp_folder temp;
+    put_file(temp / "out.bitmill-old/precious", "mine");
+    {
+        auto folder = atomic_folder::create(temp / "out", "", false);
+        REQUIRE(folder);
+        REQUIRE(bitmill::write_file(folder->path_of("config.json"), "{}"));
+        REQUIRE(bitmill::write_file(folder->path_of("model.safetensors"), "x"));
+        REQUIRE(folder->commit());
+    }
+    auto again = atomic_folder::create(temp / "out", "", true);
+    REQUIRE(again);
+    REQUIRE(bitmill::write_file(again->path_of("config.json"), "{\"new\": 1}"));
+    REQUIRE(again->commit());
+    CHECK(get_file(temp / "out.bitmill-old/precious") == "mine");
+    CHECK(get_file(temp / "out/config.json") == "{\"new\": 1}");
 }
 
 TEST_CASE("atomic_folder: a second process is told that another one writes") {

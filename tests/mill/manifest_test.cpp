@@ -239,3 +239,40 @@ TEST_CASE("manifest: validate and verify can be cancelled, and say what memory t
     work.memory_limit = 1000;
     CHECK(bitmill::validate(made.out, work).error().code == error_code::out_of_memory);
 }
+
+TEST_CASE("manifest: weights put beside the listed ones, which a reader would load, are refused") {
+    const milled_folder made({}, true);
+    put_file(made.out + "/model.safetensors",
+             safetensors_of({make_tensor("evil.weight", dtype::f32, {2, 2}, 1)}));
+    CHECK(bitmill::validate(made.out).error().code == error_code::refused);
+    CHECK(bitmill::verify(made.source, made.out).error().code == error_code::refused);
+}
+
+TEST_CASE("manifest: pieces of a byte are refused before they cost memory") {
+    const milled_folder made;
+    std::string body = made.manifest();
+    body.resize(body.find(",\n \"manifest_sha256\""));
+    const std::string key = "\"piece\":";
+    for (std::size_t at = body.find(key); at != std::string::npos; at = body.find(key, at + 1)) {
+        const std::size_t begin = at + key.size();
+        body.replace(begin, body.find(',', begin) - begin, "1");
+    }
+    put_file(made.out + "/manifest.json",
+             body + ",\n \"manifest_sha256\": \"" + bitmill::hex_text(bitmill::sha256::of(body)) + "\"}\n");
+    const auto valid = bitmill::validate(made.out);
+    REQUIRE(!valid);
+    CHECK(holds(valid.error().message, "pieces"));
+}
+
+TEST_CASE(
+    "manifest: a side file whose name is not UTF-8 comes along, with a warning, and nothing else suffers") {
+    const temp_folder temp;
+    put_model(temp / "model", bert_tensors());
+    put_file(temp / "model/vocab\xff.txt", "words");
+    const auto report = bitmill::quantize(temp / "model", temp / "out", {}).value();
+    REQUIRE(report.warnings.size() == 1);
+    CHECK(holds(report.warnings[0], "UTF-8"));
+    CHECK(get_file(temp / "out/vocab\xff.txt") == "words");
+    CHECK(bitmill::validate(temp / "out"));
+    CHECK(bitmill::verify(temp / "model", temp / "out"));
+}

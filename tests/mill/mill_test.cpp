@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <string>
 #include <thread>
@@ -536,4 +537,51 @@ TEST_CASE("mill: a host pool that loses a task is an error, and the output is no
     CHECK(done.error().code == error_code::invalid_argument);
     CHECK(holds(done.error().message, "parallel_for"));
     CHECK(!std::filesystem::exists(temp / "out"));
+}
+
+TEST_CASE("mill: a progress hook that waits on the host's pool may run another tile") {
+    const temp_folder temp;
+    put_model(temp / "model", bert_tensors());
+    mill_options options = level(scheme_type::int8);
+    std::vector<std::function<void()>> queue;
+    const auto run_one = [&] {
+        if (queue.empty()) return;
+        const auto task = std::move(queue.back());
+        queue.pop_back();
+        task();
+    };
+    options.run = [&](std::size_t count, const bitmill::task_fn& task) {
+        for (std::size_t i = 0; i < count; ++i) queue.push_back([&task, i] { task(i); });
+        while (!queue.empty()) run_one();
+    };
+    options.on_progress = [&](const bitmill::progress&) {
+        run_one();
+        return true;
+    };
+    REQUIRE(bitmill::quantize(temp / "model", temp / "out", options));
+    CHECK(bitmill::quantize(temp / "model", temp / "plain", level(scheme_type::int8)));
+    CHECK(get_file(temp / "out/model.safetensors") == get_file(temp / "plain/model.safetensors"));
+}
+
+TEST_CASE(
+    "mill: sizes that the chosen level does not have are refused, a table of threads is not taken at its "
+    "word") {
+    const temp_folder temp;
+    put_model(temp / "model", bert_tensors());
+    mill_options options = level(scheme_type::int8);
+    options.block_size = 32;
+    CHECK(bitmill::quantize(temp / "model", temp / "out", options).error().code ==
+          error_code::invalid_argument);
+    options = level(scheme_type::int4);
+    options.granularity = bitmill::granularity::per_channel;
+    options.group_size = 64;
+    CHECK(bitmill::quantize(temp / "model", temp / "out", options).error().code ==
+          error_code::invalid_argument);
+    options = level(scheme_type::int8);
+    options.threads = ~0u;
+    options.memory_limit = ~std::uint64_t{0};
+    options.run = [](std::size_t count, const bitmill::task_fn& task) {
+        for (std::size_t i = 0; i < count; ++i) task(i);
+    };
+    CHECK(bitmill::quantize(temp / "model", temp / "out", options));
 }

@@ -45,6 +45,15 @@ namespace detail {
 
 }  // namespace detail
 
+[[nodiscard]] constexpr bool is_utf8(std::string_view text) noexcept {
+    while (!text.empty()) {
+        const std::size_t length = detail::utf8_length(text);
+        if (length == 0) return false;
+        text.remove_prefix(length);
+    }
+    return true;
+}
+
 // One line of UTF-8, whatever hostile names it holds: control characters and stray bytes are written as \xNN.
 [[nodiscard]] inline std::string printable(std::string_view text) {
     static constexpr char digits[] = "0123456789abcdef";

@@ -420,7 +420,14 @@ BITMILL_INLINE result<error_metrics> encode(const scheme& s, const weight_view& 
     if (facts(s.type).code_book && s.double_quant && options.nested_offset)
         if (!(*options.nested_offset >= 0 && *options.nested_offset <= most))
             return detail::refuse("nested_offset, a mean of magnitudes, must be finite and not negative");
-    if (src.rows == 0 || src.cols == 0) return error_metrics{};
+    if (src.rows == 0 || src.cols == 0) {
+        // One scale of nothing: what the bound promises is written all the same.
+        const auto sizes = encode_bound(s, src.rows, src.cols).value();
+        if (sizes.scales != 0) std::memset(dst.scales, 0, static_cast<std::size_t>(sizes.scales));
+        if (sizes.zero_points != 0)
+            std::memset(dst.zero_points, 0, static_cast<std::size_t>(sizes.zero_points));
+        return error_metrics{};
+    }
     if (facts(s.type).integer) return detail::encode_integers(s, src, dst, options);
     if (facts(s.type).code_book) return detail::encode_blocks(s, src, dst, options);
     return detail::encode_plain(s, src, dst, options);

@@ -174,10 +174,11 @@ inline int rename_with(int parent_fd, const char* from, const char* to, unsigned
     return ::renameat(parent_fd, from, parent_fd, to);
 }
 
-// A kill between the two renames of a file system that cannot exchange leaves OUT under its old name only.
+// A kill between the two renames of a file system that cannot exchange leaves OUT under its old name only. A folder
+// of that name without the mark is the user's and stays.
 inline result<void> recover_old(int parent_fd, const std::string& name, const std::string& out) {
     const std::string old_name = name + ".bitmill-old";
-    const auto has_old = is_there(out + ".bitmill-old");
+    const auto has_old = is_there(out + ".bitmill-old/" + partial_marker);
     if (!has_old) return has_old.error();
     if (!*has_old) return {};
     const auto has_out = is_there(out);

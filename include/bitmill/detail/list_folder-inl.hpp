@@ -53,7 +53,7 @@ int visit_folder(int folder_fd, const Visit& visit) {
 inline std::filesystem::file_type type_of_entry(int folder_fd, const dirent64& entry) noexcept {
     using std::filesystem::file_type;
     struct stat facts{};
-    facts.st_mode = DTTOIF(entry.d_type);  // a file system may leave the type to stat()
+    facts.st_mode = static_cast<mode_t>(DTTOIF(entry.d_type));  // a file system may leave the type to stat()
     if (entry.d_type == DT_UNKNOWN && ::fstatat(folder_fd, entry.d_name, &facts, AT_SYMLINK_NOFOLLOW) != 0)
         return errno == ENOENT ? file_type::not_found : file_type::none;
     if (S_ISREG(facts.st_mode)) return file_type::regular;

@@ -369,8 +369,12 @@ private:
     std::vector<tile_record> records_;
 };
 
-inline std::vector<std::string> find_warnings(const mill_plan& plan) {
+inline std::vector<std::string> find_warnings(const checkpoint& model, const mill_plan& plan) {
     std::vector<std::string> warnings = plan.warnings;
+    for (const auto& side : model.side_files())
+        if (!is_utf8(side.name))
+            warnings.push_back(
+                "a side file's name is not UTF-8: it is copied, but manifest.json cannot list it");
     const auto awkward = std::count_if(plan.tensors.begin(), plan.tensors.end(), [](const planned_tensor& t) {
         return t.effective && facts(t.effective->type).code_book && t.rows() % 32 != 0;
     });
@@ -393,7 +397,7 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan,
     const bool has_method = facts(plan.base.type).integer || facts(plan.base.type).code_book;
     report.method = !has_method ? "" : plan.method == method::mse ? "mse" : "absmax";
     report.source_bytes = source_file_bytes(model);
-    report.warnings = find_warnings(plan);
+    report.warnings = find_warnings(model, plan);
     for (std::size_t i = 0; i < plan.tensors.size(); ++i) {
         const planned_tensor& t = plan.tensors[i];
         tensor_report row;

@@ -177,6 +177,10 @@ inline result<void> check_container(format container, const scheme& s, const mil
             "bitsandbytes has none. GGUF (q4_1) and bitmill's own format can hold them, which this version "
             "does not write; encode() codes buffers asymmetrically",
             error_code::unsupported);
+    if (options.group_size != 0 && options.granularity && *options.granularity != granularity::group)
+        return usage("group_size goes with granularity group");
+    if (options.block_size != mill_options().block_size && !type.code_book)
+        return usage(std::string("block_size goes with nf4 and fp4, not with ") + type.name);
     if (options.activation == activation::dynamic_int8 && s.type != scheme_type::int8)
         return usage("activation dynamic-int8 goes with int8 weights");
     return {};

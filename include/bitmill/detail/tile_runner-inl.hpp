@@ -52,7 +52,7 @@ public:
                                     " MiB: raise --memory-limit"};
         const memory_source memory = memory_or_default(options_.memory);
         free_.clear();
-        for (std::uint64_t i = 0; i < std::min<std::uint64_t>(fitting, threads_); ++i)
+        for (std::uint64_t i = 0; i < std::min<std::uint64_t>({fitting, threads_, tiles.size()}); ++i)
             free_.push_back({element_buffer(memory), element_buffer(memory)});
         finished_ = 0;
         failed_at_ = tiles.size();
@@ -115,21 +115,32 @@ private:
     }
 
     void finish(std::size_t index, std::uint64_t bytes, result<void> outcome) noexcept {
+        {
+            const std::lock_guard lock(mutex_);
+            ++finished_;
+            if (!outcome) return fail(index, std::move(outcome).error());
+            progress_.done_bytes += bytes;
+        }
+        if (!options_.on_progress) return;
+        // A hook that waits on the host's pool may find itself running another tile: so a lock of its own, which
+        // the same thread may take twice.
+        const std::lock_guard reporting(progress_mutex_);
+        if (stop_) return;
+        const auto go_on = [&]() noexcept {
+            try {
+                return options_.on_progress(progress_now());
+            } catch (...) {
+                return false;  // the host's exception cannot cross the threads; it wants an end, and gets one
+            }
+        };
+        if (go_on()) return;
         const std::lock_guard lock(mutex_);
-        ++finished_;
-        if (!outcome) {
-            fail(index, std::move(outcome).error());
-            return;
-        }
-        progress_.done_bytes += bytes;
-        if (stop_ || !options_.on_progress) return;
-        bool go_on = false;
-        try {
-            go_on = options_.on_progress(progress_);
-        } catch (...) {
-            // The host's exception cannot cross the threads; it wants an end, and gets one.
-        }
-        if (!go_on) fail(index, {.code = error_code::cancelled, .message = "cancelled"});
+        fail(index, {.code = error_code::cancelled, .message = "cancelled"});
+    }
+
+    progress progress_now() {
+        const std::lock_guard lock(mutex_);
+        return progress_;
     }
 
     void fail(std::size_t index, error what) noexcept {
@@ -142,6 +153,7 @@ private:
     const work_options& options_;
     unsigned threads_;
     std::mutex mutex_;
+    std::recursive_mutex progress_mutex_;
     std::condition_variable returned_;
     std::vector<tile_buffers> free_;
     std::atomic<bool> stop_{false};

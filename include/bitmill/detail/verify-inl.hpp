@@ -55,11 +55,18 @@ public:
         std::vector<tile> tiles;
         std::uint64_t total = 0;
         std::uint64_t largest = 1;
+        std::uint64_t pieces_left = file.file().size() / 4096;
         for (std::size_t i = 0; i < file.size(); ++i) {
             const auto found = pieces.find(std::string(file[i].name));
             if (found == pieces.end())
                 return refused("is not in the manifest", file.file().path(), std::string(file[i].name));
             const std::uint64_t piece = std::max<std::uint64_t>(found->second, 1);
+            // The mill's pieces are 16 KiB of codes or more, with a few scales; a forged manifest may not cost memory.
+            pieces_left += file[i].bytes / 4096 + 1;
+            if (file[i].bytes / piece > pieces_left)
+                return refused("the manifest cuts it into too many pieces", file.file().path(),
+                               std::string(file[i].name));
+            pieces_left -= file[i].bytes / piece;
             for (std::uint64_t at = 0; at < file[i].bytes; at += piece)
                 tiles.push_back({i, at, std::min(piece, file[i].bytes - at)});
             total += file[i].bytes;
@@ -114,6 +121,7 @@ inline result<verify_report> check_files(const std::string& model, const manifes
     report.manifest_sha256 = stated.own_hash;
     report.tensors = stated.json.at("tensors").size();
     file_checker checker(model, options);
+    std::set<std::string> weights_listed;
     for (const auto& entry : stated.json.at("files")) {
         const auto name = entry.at("name").get<std::string>();
         const std::string path = model + "/" + name;
@@ -126,6 +134,7 @@ inline result<verify_report> check_files(const std::string& model, const manifes
         const std::uint64_t bytes = file->size();
         result<digest> found = error{};
         if (entry.at("hash") == "tensors") {
+            weights_listed.insert(name);
             auto weights = safetensors_file::open(std::move(*file));
             if (!weights) return refused("was changed: " + weights.error().text(), path);
             found = checker.weights(*weights, pieces[name]);
@@ -138,6 +147,13 @@ inline result<verify_report> check_files(const std::string& model, const manifes
         ++report.files;
         report.bytes += bytes;
     }
+    // What a reader of the folder would load is what was checked, and not weights put beside it.
+    const auto opened = checkpoint::open(model);
+    if (!opened) return opened.error();
+    for (std::size_t shard = 0; shard < opened->shard_count(); ++shard)
+        if (!weights_listed.contains(opened->shard_name(shard)))
+            return refused("would be loaded, but the manifest does not list it",
+                           model + "/" + opened->shard_name(shard));
     return report;
 }
 
@@ -180,7 +196,7 @@ BITMILL_INLINE std::string verify_report::json(int indent) const {
 }
 
 BITMILL_INLINE result<verify_report> validate(const std::string& model, const work_options& options) {
-    return detail::guard(model, [&]() -> result<verify_report> {
+    return detail::guard(model + "/" + detail::manifest_name, [&]() -> result<verify_report> {
         const detail::stopwatch clock;
         const auto stated = detail::read_manifest(model);
         if (!stated) return stated.error();
@@ -192,7 +208,7 @@ BITMILL_INLINE result<verify_report> validate(const std::string& model, const wo
 
 BITMILL_INLINE result<verify_report> verify(const std::string& source, const std::string& model,
                                             const work_options& options) {
-    return detail::guard(model, [&]() -> result<verify_report> {
+    return detail::guard(model + "/" + detail::manifest_name, [&]() -> result<verify_report> {
         const detail::stopwatch clock;
         const auto stated = detail::read_manifest(model);
         if (!stated) return stated.error();

@@ -25,8 +25,8 @@ struct verify_report {
 
 // Whether every file that the manifest lists, and the manifest itself, is byte for byte what the mill wrote. Files
 // that it does not list (another variant, a README edited beside it) are not looked at.
-// Errors: refused (names the file, and the tensor where one is meant), bad_input where there is no manifest or it is
-// damaged, unsupported for a manifest of a later version. options: threads, memory_limit, run, memory, on_progress.
+// Errors: refused (names the file, and the tensor where one is meant), io where there is no manifest, bad_input where
+// it was never one, unsupported for a manifest of a later version. options: threads, memory_limit, run, memory, on_progress.
 [[nodiscard]] result<verify_report> validate(const std::string& model, const work_options& options = {});
 
 // Mills `source` once more as the manifest says, writing nothing, and compares every hash; then validates `model`.
