@@ -79,6 +79,12 @@ __attribute__((target("sha,sse4.1"))) inline void sha256_blocks_native(std::uint
         __m128i w[4];
         for (int i = 0; i < 4; ++i)
             w[i] = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes) + i), big_endian);
+// Unrolled, the four words of the schedule stay in registers.
+#if defined(__clang__)
+#pragma unroll
+#else
+#pragma GCC unroll 16
+#endif
         for (int i = 0; i < 16; ++i) {
             const __m128i now = w[i % 4];
             const __m128i sum =
