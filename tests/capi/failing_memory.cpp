@@ -66,14 +66,25 @@ void* failing_memory::lend(std::size_t bytes) {
 }
 void failing_memory::take_back(void* block) { std::free(block); }
 
-// The array and nothrow forms of the standard library come here, too.
+// All forms: the sanitizer has its own of those that a program lacks, and notices a mixture.
 void* operator new(std::size_t bytes) {
     if (!must_fail(source::heap, bytes))
         if (void* block = std::malloc(bytes == 0 ? 1 : bytes)) return block;
     throw std::bad_alloc();
 }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+    return must_fail(source::heap, bytes) ? nullptr : std::malloc(bytes == 0 ? 1 : bytes);
+}
+void* operator new[](std::size_t bytes) { return operator new(bytes); }
+void* operator new[](std::size_t bytes, const std::nothrow_t& none) noexcept {
+    return operator new(bytes, none);
+}
 void operator delete(void* block) noexcept { std::free(block); }
 void operator delete(void* block, std::size_t) noexcept { std::free(block); }
+void operator delete(void* block, const std::nothrow_t&) noexcept { std::free(block); }
+void operator delete[](void* block) noexcept { std::free(block); }
+void operator delete[](void* block, std::size_t) noexcept { std::free(block); }
+void operator delete[](void* block, const std::nothrow_t&) noexcept { std::free(block); }
 
 #else
 
