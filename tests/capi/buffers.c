@@ -188,7 +188,7 @@ static void check_metrics(const bitmill_metrics* metrics, const float* decoded) 
         if (fabs(error) > largest) largest = fabs(error);
     }
     CHECK(metrics->elements == elements);
-    CHECK(fabs(metrics->mse - squares / elements) <= 1e-5 * metrics->mse);
+    CHECK(fabs(metrics->mse - squares / (double)elements) <= 1e-5 * metrics->mse);
     CHECK(fabs(metrics->max_abs - largest) <= 1e-6 * largest);
     CHECK(squares == 0 ? isinf(metrics->snr_db) : metrics->snr_db > 12 && metrics->snr_db < 60);
     CHECK(metrics->cosine > 0.97 && metrics->cosine <= 1);
