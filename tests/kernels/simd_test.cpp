@@ -86,6 +86,30 @@ outcome code_integers(const k::table& table, const std::vector<float>& src, cons
     return out;
 }
 
+// Sums of both planes stand in `sums`, those of the base alone behind the decoded values.
+outcome code_planes(const k::table& table, const std::vector<float>& src, const k::int_layout& layout,
+                    k::scale_type type, bool search, bool stream) {
+    outcome out;
+    const std::size_t bytes = layout.groups * layout.stride;
+    out.scales.resize(layout.groups);
+    out.zeros.resize(layout.groups);
+    out.back.resize(layout.groups * layout.group + 4);
+    out.codes.resize(2 * bytes);
+    const k::int_rule rule{4, true, search, type, true};
+    out.chosen = table.choose_int(src.data(), layout, rule, out.scales.data(), out.zeros.data());
+    k::sums alone;
+    table.encode_planes(src.data(), layout, out.scales.data(), out.codes.data(), out.codes.data() + bytes,
+                        &out.sums, &alone);
+    table.decode_planes(out.codes.data(), out.codes.data() + bytes, layout, out.scales.data(),
+                        out.back.data(), stream);
+    float* sums = out.back.data() + layout.groups * layout.group;
+    sums[0] = static_cast<float>(alone.err2);
+    sums[1] = static_cast<float>(alone.src2);
+    sums[2] = static_cast<float>(alone.dst2);
+    sums[3] = alone.max_err;
+    return out;
+}
+
 outcome code_by_book(const k::table& table, const std::vector<float>& src, std::size_t block,
                      const k::code_book& book, bool stream) {
     outcome out;
@@ -136,6 +160,33 @@ TEST_CASE("integers: choose, encode and decode equal the reference on every isa"
         }
     }
     MESSAGE("compared ", cases, " cases");
+}
+
+TEST_CASE("planes: choose, encode and decode equal the reference on every isa") {
+    test::random rng(6);
+    for (const std::size_t group : {1u, 7u, 15u, 16u, 17u, 32u, 33u, 64u, 128u, 1000u, 4096u}) {
+        for (unsigned family = 0; family < families; ++family) {
+            const std::size_t groups = group > 1000 ? 2 : 5;
+            const auto src = values_of(family, groups * group, rng);
+            for (unsigned mode = 0; mode < 8; ++mode) {
+                const auto type = mode % 2 == 0 ? k::scale_type::f16 : k::scale_type::bf16;
+                const bool search = mode / 2 % 2 == 0;
+                const k::int_layout layout{groups, group, (group + 1) / 2 + 3, 0};
+                const auto truth =
+                    code_planes(k::reference::kernels, src, layout, type, search, mode / 4 == 0);
+                REQUIRE(truth.chosen == groups);
+                for (const auto* table : tables()) {
+                    CAPTURE(std::string(table->name));
+                    CAPTURE(group);
+                    CAPTURE(family);
+                    CAPTURE(mode);
+                    const auto got = code_planes(*table, src, layout, type, search, mode / 4 == 0);
+                    REQUIRE(got == truth);
+                    for (std::size_t i = 0; i < src.size(); ++i) REQUIRE_FALSE(std::isnan(got.back[i]));
+                }
+            }
+        }
+    }
 }
 
 TEST_CASE("code books: absmax, encode and decode equal the reference on every isa") {
@@ -309,12 +360,17 @@ TEST_CASE("random blocks: every kernel equals the reference on every isa") {
 
         const auto integers = code_integers(reference, src, layout, rule, stream);
         const auto by_book = code_by_book(reference, src, block, book, stream);
+        const auto plane_type = rng.below(2) != 0 ? k::scale_type::f16 : k::scale_type::bf16;
+        const bool search = rng.below(2) != 0;
+        const k::int_layout half{groups, group, (group + 1) / 2 + rng.below(4), 0};
+        const auto planes = code_planes(reference, src, half, plane_type, search, stream);
         const passes others(reference, src);
         CAPTURE(done);
         for (const auto* table : tables()) {
             CAPTURE(std::string(table->name));
             REQUIRE(code_integers(*table, src, layout, rule, stream) == integers);
             REQUIRE(code_by_book(*table, src, block, book, stream) == by_book);
+            REQUIRE(code_planes(*table, src, half, plane_type, search, stream) == planes);
             REQUIRE(passes(*table, src) == others);
         }
     }

@@ -117,8 +117,21 @@ inline std::size_t choose_int(const float* src, const int_layout& layout, const 
             }
             return sum.fold();
         };
+        const auto plane_loss = [&](float scale, float unit) {
+            lane_sum sum;
+            const float fine = scale * plane_step;
+            for (std::size_t i = 0; i < layout.group; ++i) {
+                const float c = std::nearbyint(clamp(src[i] * (1.0f / fine), plane_low, plane_high));
+                const float both = (src[i] - c * fine) * unit;
+                const float alone = (src[i] - std::floor((c + 8) / 16) * scale) * unit;
+                sum.lane[i % 16] += both * both * fine_weight + alone * alone;
+            }
+            return sum.fold();
+        };
         zeros[g] = 0;
-        if (rule.symmetric) {
+        if (rule.planes) {
+            scales[g] = plane_scale(low, high, rule.scale, rule.search, plane_loss);
+        } else if (rule.symmetric) {
             scales[g] = rule.search ? search_symmetric(high >= -low ? high : low, limits, rule.scale, compare,
                                                        score, loss)
                                     : symmetric_scale(std::max(high, -low), limits, rule.scale);
@@ -160,6 +173,41 @@ inline void decode_int(const std::uint8_t* src, const int_layout& layout, unsign
                                   : i % 2 == 0 ? src[i / 2] & 15u
                                                : static_cast<unsigned>(src[i / 2] >> 4);
             dst[i] = (static_cast<float>(code) - (zeros[g] - limits.low)) * scales[g];
+        }
+    }
+}
+
+inline void encode_planes(const float* src, const int_layout& layout, const float* scales, std::uint8_t* base,
+                          std::uint8_t* rest, sums* both, sums* alone) {
+    pair_sums run_both(both);
+    pair_sums run_alone(alone);
+    for (std::size_t g = 0; g < layout.groups; ++g, src += layout.group) {
+        const float fine = scales[g] / 16;
+        for (std::size_t i = 0; i < layout.group; ++i) {
+            const int c = static_cast<int>(std::nearbyint(clamp(src[i] / fine, -128, 119)));
+            const int hi = static_cast<int>(std::floor((c + 8) / 16.0));
+            const int lo = c - 16 * hi;
+            const std::size_t at = g * layout.stride + i / 2;
+            const unsigned shift = i % 2 * 4;
+            base[at] = static_cast<std::uint8_t>((shift == 0 ? 0 : base[at]) | (hi + 8) << shift);
+            rest[at] = static_cast<std::uint8_t>((shift == 0 ? 0 : rest[at]) | (lo + 8) << shift);
+            run_both.add(i, src[i], static_cast<float>(c) * fine);
+            run_alone.add(i, src[i], static_cast<float>(hi) * scales[g]);
+            if (i % 16 != 15 && i + 1 != layout.group) continue;
+            run_both.end_step();
+            run_alone.end_step();
+        }
+    }
+}
+
+inline void decode_planes(const std::uint8_t* base, const std::uint8_t* rest, const int_layout& layout,
+                          const float* scales, float* dst, bool /*stream*/) {
+    for (std::size_t g = 0; g < layout.groups; ++g, dst += layout.group) {
+        for (std::size_t i = 0; i < layout.group; ++i) {
+            const std::size_t at = g * layout.stride + i / 2;
+            const int hi = (base[at] >> i % 2 * 4 & 15) - 8;
+            const int lo = (rest[at] >> i % 2 * 4 & 15) - 8;
+            dst[i] = static_cast<float>(16 * hi + lo) * (scales[g] / 16);
         }
     }
 }
@@ -231,8 +279,8 @@ inline void narrow_bf16(const float* src, std::size_t count, std::uint16_t* dst)
     for (std::size_t i = 0; i < count; ++i) dst[i] = bf16_from_f32(src[i]);
 }
 
-inline constexpr table kernels{"reference",   choose_int,  encode_int,  decode_int, extremes,
-                               absmax_blocks, encode_book, decode_book, widen_f16,  widen_bf16,
-                               narrow_f16,    narrow_bf16, measure};
+inline constexpr table kernels{"reference",   choose_int, encode_int,    decode_int,  encode_planes,
+                               decode_planes, extremes,   absmax_blocks, encode_book, decode_book,
+                               widen_f16,     widen_bf16, narrow_f16,    narrow_bf16, measure};
 
 }  // namespace bitmill::kernels::reference

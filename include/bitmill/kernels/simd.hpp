@@ -138,6 +138,28 @@ struct kernels_of {
         return p::fold(sum);
     }
 
+    static lanes base_lanes(const lanes& c) {
+        return round_small(c * spread<Arch>(plane_step) + spread<Arch>(plane_step / 2));
+    }
+
+    static float plane_error(const float* src, std::size_t count, float scale, float unit) {
+        const lanes coarse = spread<Arch>(scale);
+        const lanes fine = spread<Arch>(scale * plane_step);
+        const lanes inverse = spread<Arch>(1.0f / (scale * plane_step));
+        const lanes bottom = spread<Arch>(plane_low);
+        const lanes top = spread<Arch>(plane_high);
+        const lanes factor = spread<Arch>(unit);
+        const lanes weight = spread<Arch>(fine_weight);
+        lanes sum = spread<Arch>(0);
+        for_each_16(src, count, [&](const lanes& x, std::size_t, std::size_t) __attribute__((always_inline)) {
+            const lanes c = round_small(lower(higher(x * inverse, bottom), top));
+            const lanes both = (x - c * fine) * factor;
+            const lanes alone = (x - base_lanes(c) * coarse) * factor;
+            sum = sum + (both * both * weight + alone * alone);
+        });
+        return p::fold(sum);
+    }
+
     static BITMILL_FLATTEN void quick_four(const std::int16_t* src, std::size_t count,
                                            const quick_trial* trials, quick_sums* sums) {
         using words = typename p::words;
@@ -197,7 +219,7 @@ struct kernels_of {
             if (bits >= 0x7f800000u) return g;
             const float most = __builtin_bit_cast(float, bits);
             zeros[g] = 0;
-            if (rule.symmetric && !rule.search) {
+            if (rule.symmetric && !rule.search && !rule.planes) {
                 scales[g] = symmetric_scale(most, limits, rule.scale);
                 continue;
             }
@@ -210,7 +232,12 @@ struct kernels_of {
             const auto loss = [&](const scale_and_zero& how, float unit) {
                 return squared_error(src, layout.group, how, limits, unit);
             };
-            if (rule.symmetric) {
+            if (rule.planes) {
+                const auto plane_loss = [&](float scale, float unit) {
+                    return plane_error(src, layout.group, scale, unit);
+                };
+                scales[g] = plane_scale(low, high, rule.scale, rule.search, plane_loss);
+            } else if (rule.symmetric) {
                 const float to_words = quick_reach(limits) / most;
                 const auto compare = [&](const quick_trial* trials, int total, quick_sums* sums) {
                     quick(src, layout.group, to_words, trials, total, sums);
@@ -311,6 +338,88 @@ struct kernels_of {
         }
     }
 
+    // --- two planes -----------------------------------------------------------------------------------------
+    // The first n nibbles of 16 codes; one past the end is 0.
+    template <class Codes>
+    static void put_nibbles(const Codes& codes, std::size_t n, std::uint8_t* dst) {
+        if (n == 16) return p::store_nibbles_low_first(codes, dst);
+        alignas(16) std::uint8_t all[8];
+        p::store_nibbles_low_first(codes, all);
+        if (n % 2 != 0) all[n / 2] &= 0x0f;
+        for (std::size_t k = 0; k < (n + 1) / 2; ++k) dst[k] = all[k];
+    }
+
+    template <bool Measured>
+    static BITMILL_FLATTEN void encode_planes_as(const float* src, const int_layout& layout,
+                                                 const float* scales, std::uint8_t* base, std::uint8_t* rest,
+                                                 sums* both, sums* alone) {
+        const lanes bottom = spread<Arch>(plane_low);
+        const lanes top = spread<Arch>(plane_high);
+        const lanes offset = spread<Arch>(8);
+        const lanes sixteen = spread<Arch>(16);
+        running_sums run_both;
+        running_sums run_alone;
+        for (std::size_t g = 0; g < layout.groups; ++g, src += layout.group) {
+            const lanes coarse = spread<Arch>(scales[g]);
+            const lanes fine = spread<Arch>(scales[g] * plane_step);
+            std::uint8_t* to_base = base + g * layout.stride;
+            std::uint8_t* to_rest = rest + g * layout.stride;
+            for_each_16(src, layout.group,
+                        [&](const lanes& x, std::size_t i, std::size_t n) __attribute__((always_inline)) {
+                            const lanes c = round_small(lower(higher(x / fine, bottom), top));
+                            const lanes hi = base_lanes(c);
+                            put_nibbles(p::to_bytes(hi + offset), n, to_base + i / 2);
+                            put_nibbles(p::to_bytes(c - hi * sixteen + offset), n, to_rest + i / 2);
+                            if constexpr (Measured) {
+                                run_both.add(x, c * fine, both);
+                                run_alone.add(x, hi * coarse, alone);
+                            }
+                        });
+        }
+        if constexpr (Measured) {
+            run_both.flush(both);
+            run_alone.flush(alone);
+        }
+    }
+
+    static void encode_planes(const float* src, const int_layout& layout, const float* scales,
+                              std::uint8_t* base, std::uint8_t* rest, sums* both, sums* alone) {
+        both != nullptr ? encode_planes_as<true>(src, layout, scales, base, rest, both, alone)
+                        : encode_planes_as<false>(src, layout, scales, base, rest, both, alone);
+    }
+
+    static void decode_planes(const std::uint8_t* base, const std::uint8_t* rest, const int_layout& layout,
+                              const float* scales, float* dst, bool stream) {
+        const lanes sixteen = spread<Arch>(16);
+        const lanes offset = spread<Arch>(8 * 16 + 8);
+        for (std::size_t g = 0; g < layout.groups; ++g, dst += layout.group) {
+            const lanes fine = spread<Arch>(scales[g] * plane_step);
+            const std::uint8_t* from_base = base + g * layout.stride;
+            const std::uint8_t* from_rest = rest + g * layout.stride;
+            const bool past_caches = stream && can_stream(dst);
+            const auto values = [&](const std::uint8_t* hi, const std::uint8_t* lo) {
+                return (p::from_bytes(p::load_nibbles_low_first(hi)) * sixteen +
+                        p::from_bytes(p::load_nibbles_low_first(lo)) - offset) *
+                       fine;
+            };
+            std::size_t i = 0;
+            for (; i + 16 <= layout.group; i += 16) {
+                const lanes all = values(from_base + i / 2, from_rest + i / 2);
+                past_caches ? stream_16(all, dst + i) : store(all, dst + i);
+            }
+            if (i == layout.group) continue;
+            const std::size_t n = layout.group - i;
+            alignas(16) std::uint8_t hi[16] = {};
+            alignas(16) std::uint8_t lo[16] = {};
+            for (std::size_t k = 0; k < (n + 1) / 2; ++k) {
+                hi[k] = from_base[i / 2 + k];
+                lo[k] = from_rest[i / 2 + k];
+            }
+            store_first(values(hi, lo), n, dst + i);
+        }
+        if (stream) end_stream();
+    }
+
     // --- code books ----------------------------------------------------------------------------------------
     static std::size_t absmax_blocks(const float* src, std::size_t count, std::size_t block, float* absmax) {
         std::size_t b = 0;
@@ -391,9 +500,9 @@ struct kernels_of {
     }
 
     static constexpr table make(const char* name) {
-        return {name,          choose_int,     encode_int,  decode_int,   finite_extremes,
-                absmax_blocks, encode_book,    decode_book, p::widen_f16, p::widen_bf16,
-                p::narrow_f16, p::narrow_bf16, measure};
+        return {name,          choose_int,      encode_int,    decode_int,     encode_planes,
+                decode_planes, finite_extremes, absmax_blocks, encode_book,    decode_book,
+                p::widen_f16,  p::widen_bf16,   p::narrow_f16, p::narrow_bf16, measure};
     }
 };
 

@@ -31,6 +31,7 @@ struct int_rule {
     bool symmetric = true;
     bool search = false;  // false: absmax (min and max where asymmetric); true: least squares
     scale_type scale = scale_type::f32;
+    bool planes = false;  // 4 bits, symmetric, f16 or bf16 scales: the base of two planes, see encode_planes
 };
 
 // `groups` runs of `group` floats, one after the other; the codes of a run start every `stride` bytes.
@@ -64,6 +65,14 @@ struct table {
     // `stream`: write past the caches, for a destination that is larger than they are.
     void (*decode_int)(const std::uint8_t* src, const int_layout&, unsigned bits, const float* scales,
                        const float* zeros, float* dst, bool stream);
+
+    // Two planes of 4 bits, both laid out as int4, which are an int8 code together: with scale the base's,
+    // c = clamp(rint(x / (scale / 16)), -128, 119) = 16 * hi + lo, hi and lo in [-8, 7]; `base` holds hi + 8,
+    // `rest` lo + 8. `both` and `alone` get the sums of c and of hi, or both are null.
+    void (*encode_planes)(const float* src, const int_layout&, const float* scales, std::uint8_t* base,
+                          std::uint8_t* rest, sums* both, sums* alone);
+    void (*decode_planes)(const std::uint8_t* base, const std::uint8_t* rest, const int_layout&,
+                          const float* scales, float* dst, bool stream);
 
     // min(x, 0) and max(x, 0) over src. False where src holds a NaN or an infinity.
     bool (*extremes)(const float* src, std::size_t count, float* low, float* high);
