@@ -153,6 +153,7 @@ void put_sizes(bitmill_encoded& dst, const encoded_sizes& sizes) noexcept {
     dst.scales_bytes = sizes.scales;
     dst.zero_points_bytes = sizes.zero_points;
     dst.nested_scales_bytes = sizes.nested_scales;
+    dst.residual_bytes = sizes.residual;
 }
 
 // Writes as much of `value` as the caller's struct has room for.
@@ -175,7 +176,7 @@ result<void> encode_matrix(const bitmill_scheme* scheme_given, const bitmill_mat
     if (!scheme) return scheme.error();
     const auto view = matrix_from(matrix, src);
     if (!view) return view.error();
-    auto coded = encoded_from(dst, *scheme, view->rows, view->cols);
+    auto coded = encoded_from(dst, *scheme, view->rows, view->cols, false);
     if (!coded) return coded.error();
     const auto c = read_optional(options_given);
     if (!c) return c.error();
@@ -189,8 +190,13 @@ result<void> encode_matrix(const bitmill_scheme* scheme_given, const bitmill_mat
     how.weight_threshold = c->weight_threshold;
     how.measure = measure;
     how.memory = &memory;
+    const auto base_checked = read_optional(c->base_metrics);
+    if (!base_checked) return base_checked.error();
+    error_metrics base;
+    how.base_error = &base;
     const auto done = encode(*scheme, *view, *coded, how);
     if (!done) return done.error();
+    if (c->base_metrics != nullptr) put_metrics(c->base_metrics, base);
     dst->nested_offset = coded->nested_offset;
     measured = *done;
     return {};
@@ -265,7 +271,7 @@ bitmill_status bitmill_decode(const bitmill_scheme* scheme, const bitmill_encode
         if (!read) return read.error();
         const auto view = capi::matrix_from(matrix, dst);
         if (!view) return view.error();
-        const auto coded = capi::encoded_from(src, *read, view->rows, view->cols);
+        const auto coded = capi::encoded_from(src, *read, view->rows, view->cols, true);
         if (!coded) return coded.error();
         const auto given = capi::hooks_from(hooks);
         if (!given) return given.error();

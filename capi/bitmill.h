@@ -169,7 +169,9 @@ typedef struct bitmill_scheme {
     int32_t asymmetric;        /* int8, int4: with zero points */
     int32_t double_quant;      /* nf4, fp4: the absmax values are themselves stored in 8 bits */
     int32_t offset_binary;     /* int8: bytes hold q + 128 instead of two's complement */
-    uint32_t reserved;
+    /* int8 as two planes of int4 codes: alone the base is an int4 matrix, hi * scale; with the residual it is an
+     * int8 one, (16 * hi + lo) * scale / 16. Symmetric; per_channel or group; scales are F16 or BF16. */
+    int32_t planes;
     uint64_t row_alignment; /* int8, int4: rows of codes are filled with 0 to a multiple of it; 0: 1 */
 } bitmill_scheme;
 #define BITMILL_SCHEME_INIT {(uint32_t)sizeof(bitmill_scheme), 0, 0, 0, 0, 0, 0, 0, 0, 0}
@@ -201,8 +203,11 @@ typedef struct bitmill_encoded {
     uint64_t zero_points_bytes;
     void* nested_scales;
     uint64_t nested_scales_bytes;
+    void* residual; /* planes; decode takes the base plane alone where it is NULL */
+    uint64_t residual_bytes;
 } bitmill_encoded;
-#define BITMILL_ENCODED_INIT {(uint32_t)sizeof(bitmill_encoded), 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0}
+#define BITMILL_ENCODED_INIT \
+    {(uint32_t)sizeof(bitmill_encoded), 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0}
 
 typedef struct bitmill_encode_options {
     uint32_t struct_size;
@@ -210,8 +215,10 @@ typedef struct bitmill_encode_options {
     float weight_threshold; /* weights below it in magnitude become 0 before coding; 0: off */
     uint32_t reserved;
     const bitmill_hooks* hooks; /* allocate and deallocate are used */
+    struct bitmill_metrics*
+        base_metrics; /* planes: gets what the base alone lost, if metrics is given; or NULL */
 } bitmill_encode_options;
-#define BITMILL_ENCODE_OPTIONS_INIT {(uint32_t)sizeof(bitmill_encode_options), 0, 0, 0, NULL}
+#define BITMILL_ENCODE_OPTIONS_INIT {(uint32_t)sizeof(bitmill_encode_options), 0, 0, 0, NULL, NULL}
 
 /* decode(encode(x)) against x. */
 typedef struct bitmill_metrics {
@@ -225,8 +232,8 @@ typedef struct bitmill_metrics {
 } bitmill_metrics;
 #define BITMILL_METRICS_INIT {(uint32_t)sizeof(bitmill_metrics), 0, 0, 0, 0, 0, 0}
 
-/* Sets sizes->codes_bytes, scales_bytes, zero_points_bytes and nested_scales_bytes to what the parts of a
- * rows x cols matrix need; its pointers stay. On failure the four are 0. INVALID_ARGUMENT: the scheme cannot hold
+/* Sets sizes->codes_bytes, scales_bytes, zero_points_bytes, nested_scales_bytes and residual_bytes to what the parts
+ * of a rows x cols matrix need; its pointers stay. On failure they are 0. INVALID_ARGUMENT: the scheme cannot hold
  * such a matrix. */
 BITMILL_API bitmill_status bitmill_encode_bound(const bitmill_scheme* scheme, uint64_t rows, uint64_t cols,
                                                 bitmill_encoded* sizes, bitmill_error* error);

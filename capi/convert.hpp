@@ -43,10 +43,10 @@ inline constexpr struct_facts facts_of<bitmill_matrix>{"bitmill_matrix",
                                                        offsetof(bitmill_matrix, col_stride) + 8};
 template <>
 inline constexpr struct_facts facts_of<bitmill_encoded>{"bitmill_encoded",
-                                                        offsetof(bitmill_encoded, nested_scales_bytes) + 8};
+                                                        offsetof(bitmill_encoded, residual_bytes) + 8};
 template <>
 inline constexpr struct_facts facts_of<bitmill_encode_options>{
-    "bitmill_encode_options", offsetof(bitmill_encode_options, hooks) + sizeof(void*)};
+    "bitmill_encode_options", offsetof(bitmill_encode_options, base_metrics) + sizeof(void*)};
 template <>
 inline constexpr struct_facts facts_of<bitmill_metrics>{"bitmill_metrics",
                                                         offsetof(bitmill_metrics, cosine) + 8};
@@ -143,7 +143,8 @@ template <class Value>
                   .double_quant = c->double_quant != 0,
                   .scale_dtype = *scales,
                   .offset_binary = c->offset_binary != 0,
-                  .row_alignment = c->row_alignment == 0 ? 1 : static_cast<std::size_t>(c->row_alignment)};
+                  .row_alignment = c->row_alignment == 0 ? 1 : static_cast<std::size_t>(c->row_alignment),
+                  .planes = c->planes != 0};
 }
 
 [[nodiscard]] inline result<void> check_alignment(const void* data, dtype type, const char* what) {
@@ -168,9 +169,10 @@ template <class Pointer>
                                    static_cast<std::ptrdiff_t>(c->col_stride)};
 }
 
-// The parts, each as large as the scheme needs for rows x cols.
+// The parts, each as large as the scheme needs for rows x cols; to decode, the residual may be missing.
 [[nodiscard]] inline result<encoded_view> encoded_from(const bitmill_encoded* given, const scheme& s,
-                                                       std::uint64_t rows, std::uint64_t cols) {
+                                                       std::uint64_t rows, std::uint64_t cols,
+                                                       bool to_decode) {
     const auto c = read_struct(given);
     if (!c) return c.error();
     const auto sizes = encode_bound(s, rows, cols);
@@ -180,13 +182,15 @@ template <class Pointer>
         void* data;
         std::uint64_t bytes;
         std::uint64_t needed;
+        bool optional = false;
     };
     for (const part& one :
          {part{"codes", c->codes, c->codes_bytes, sizes->codes},
           part{"scales", c->scales, c->scales_bytes, sizes->scales},
           part{"zero_points", c->zero_points, c->zero_points_bytes, sizes->zero_points},
-          part{"nested_scales", c->nested_scales, c->nested_scales_bytes, sizes->nested_scales}}) {
-        if (one.needed == 0) continue;
+          part{"nested_scales", c->nested_scales, c->nested_scales_bytes, sizes->nested_scales},
+          part{"residual", c->residual, c->residual_bytes, sizes->residual, to_decode}}) {
+        if (one.needed == 0 || (one.optional && one.data == nullptr)) continue;
         if (one.data == nullptr) return invalid(std::string(one.name) + " is NULL");
         if (one.bytes < one.needed)
             return invalid(std::string(one.name) + " has " + std::to_string(one.bytes) +
@@ -195,9 +199,12 @@ template <class Pointer>
     if (!facts(s.type).integer && !facts(s.type).code_book)
         if (auto aligned = check_alignment(c->codes, facts(s.type).plain, "codes"); !aligned)
             return aligned.error();
-    return encoded_view{static_cast<std::byte*>(c->codes), static_cast<std::byte*>(c->scales),
-                        static_cast<std::byte*>(c->zero_points), static_cast<std::byte*>(c->nested_scales),
-                        c->nested_offset};
+    return encoded_view{static_cast<std::byte*>(c->codes),
+                        static_cast<std::byte*>(c->scales),
+                        static_cast<std::byte*>(c->zero_points),
+                        static_cast<std::byte*>(c->nested_scales),
+                        c->nested_offset,
+                        static_cast<std::byte*>(c->residual)};
 }
 
 // ---- hooks ---------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ struct encoded_array {
 
     bitmill::scheme scheme;
     std::vector<std::size_t> shape;
-    bytes codes, scales, zero_points, nested_scales;
+    bytes codes, scales, zero_points, nested_scales, residual;
     float nested_offset = 0;
     error_metrics error;  // of decode(encode(x)) against x, where encode_options::measure is on
 
@@ -62,11 +62,12 @@ struct encoded_array {
         return product;
     }
     [[nodiscard]] std::size_t size_bytes() const {
-        return codes.size() + scales.size() + zero_points.size() + nested_scales.size();
+        return codes.size() + scales.size() + zero_points.size() + nested_scales.size() + residual.size();
     }
     [[nodiscard]] encoded_view view() {
         const auto part = [](bytes& one) { return reinterpret_cast<std::byte*>(one.data()); };
-        return {part(codes), part(scales), part(zero_points), part(nested_scales), nested_offset};
+        return {part(codes),         part(scales),  part(zero_points),
+                part(nested_scales), nested_offset, residual.size() == 0 ? nullptr : part(residual)};
     }
 };
 
@@ -135,6 +136,7 @@ inline result<encoded_array> encode_matrix(encoded_array out, const weight_view&
     out.scales = part(sizes->scales);
     out.zero_points = part(sizes->zero_points);
     out.nested_scales = part(sizes->nested_scales);
+    out.residual = part(sizes->residual);
     encoded_view view = out.view();
     auto error = bitmill::encode(out.scheme, src, view, options);
     if (!error) return error.error();

@@ -74,6 +74,15 @@ static struct coding codings[] = {
     {"int8 asymmetric, aligned rows", S(BITMILL_SCHEME_INT8, 0, BITMILL_BF16, 0, 1, 0, 0, 48), 0},
     {"int4", S(BITMILL_SCHEME_INT4, 0, 0, 0, 0, 0, 0, 0), BITMILL_MSE},
     {"int4 group 16", S(BITMILL_SCHEME_INT4, BITMILL_GROUP, BITMILL_F16, 16, 1, 0, 0, 8), 0},
+    {"int8 planes",
+     {.struct_size = (uint32_t)sizeof(bitmill_scheme),
+      .type = BITMILL_SCHEME_INT8,
+      .granularity = BITMILL_GROUP,
+      .scale_dtype = BITMILL_F16,
+      .group_size = 16,
+      .row_alignment = 4,
+      .planes = 1},
+     BITMILL_MSE},
     {"nf4 block 64", S(BITMILL_SCHEME_NF4, BITMILL_BLOCK, 0, 64, 0, 0, 0, 0), 0},
     {"nf4 double", S(BITMILL_SCHEME_NF4, BITMILL_BLOCK, 0, 32, 0, 1, 0, 0), 0},
     {"fp4 block 4096", S(BITMILL_SCHEME_FP4, BITMILL_BLOCK, 0, 4096, 0, 0, 0, 0), 0},
@@ -89,11 +98,14 @@ static void allocate(const bitmill_scheme* scheme, bitmill_encoded* coded) {
     coded->scales = malloc((size_t)coded->scales_bytes + guard_bytes);
     coded->zero_points = malloc((size_t)coded->zero_points_bytes + guard_bytes);
     coded->nested_scales = malloc((size_t)coded->nested_scales_bytes + guard_bytes);
-    if (!coded->codes || !coded->scales || !coded->zero_points || !coded->nested_scales) exit(2);
+    coded->residual = malloc((size_t)coded->residual_bytes + guard_bytes);
+    if (!coded->codes || !coded->scales || !coded->zero_points || !coded->nested_scales || !coded->residual)
+        exit(2);
     memset(coded->codes, 0xa5, (size_t)coded->codes_bytes + guard_bytes);
     memset(coded->scales, 0xa5, (size_t)coded->scales_bytes + guard_bytes);
     memset(coded->zero_points, 0xa5, (size_t)coded->zero_points_bytes + guard_bytes);
     memset(coded->nested_scales, 0xa5, (size_t)coded->nested_scales_bytes + guard_bytes);
+    memset(coded->residual, 0xa5, (size_t)coded->residual_bytes + guard_bytes);
 }
 static int intact(const void* part, uint64_t bytes) {
     size_t i;
@@ -106,16 +118,19 @@ static void release(bitmill_encoded* coded) {
     CHECK(intact(coded->scales, coded->scales_bytes));
     CHECK(intact(coded->zero_points, coded->zero_points_bytes));
     CHECK(intact(coded->nested_scales, coded->nested_scales_bytes));
+    CHECK(intact(coded->residual, coded->residual_bytes));
     free(coded->codes);
     free(coded->scales);
     free(coded->zero_points);
     free(coded->nested_scales);
+    free(coded->residual);
 }
 static int same(const bitmill_encoded* a, const bitmill_encoded* b) {
     return memcmp(a->codes, b->codes, (size_t)a->codes_bytes) == 0 &&
            memcmp(a->scales, b->scales, (size_t)a->scales_bytes) == 0 &&
            memcmp(a->zero_points, b->zero_points, (size_t)a->zero_points_bytes) == 0 &&
            memcmp(a->nested_scales, b->nested_scales, (size_t)a->nested_scales_bytes) == 0 &&
+           memcmp(a->residual, b->residual, (size_t)a->residual_bytes) == 0 &&
            memcmp(&a->nested_offset, &b->nested_offset, sizeof a->nested_offset) == 0;
 }
 

@@ -46,11 +46,13 @@ public:
         scales.assign(static_cast<std::size_t>(sizes.scales_bytes), 0);
         zero_points.assign(static_cast<std::size_t>(sizes.zero_points_bytes), 0);
         nested_scales.assign(static_cast<std::size_t>(sizes.nested_scales_bytes), 0);
+        residual.assign(static_cast<std::size_t>(sizes.residual_bytes), 0);
         coded = sizes;
         coded.codes = codes.data();
         coded.scales = scales.data();
         coded.zero_points = zero_points.data();
         coded.nested_scales = nested_scales.data();
+        coded.residual = residual.data();
     }
 
     bitmill_status bound() { return bitmill_encode_bound(&scheme, matrix.rows, matrix.cols, &sizes, &error); }
@@ -83,7 +85,7 @@ public:
     bitmill_dequantize_options dequantize_options = BITMILL_DEQUANTIZE_OPTIONS_INIT;
     bitmill_report* report = nullptr;
     std::vector<float> values = std::vector<float>(4 * 32, 0.5f);
-    std::vector<char> codes, scales, zero_points, nested_scales;
+    std::vector<char> codes, scales, zero_points, nested_scales, residual;
 
 private:
     // A report exactly on success.

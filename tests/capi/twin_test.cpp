@@ -36,6 +36,7 @@ bitmill_scheme scheme_of(const bitmill::scheme& s) {
     out.double_quant = s.double_quant;
     out.offset_binary = s.offset_binary;
     out.row_alignment = s.row_alignment;
+    out.planes = s.planes;
     return out;
 }
 
@@ -49,6 +50,8 @@ bitmill_encoded encoded_of(coded_matrix& coded) {
     out.zero_points_bytes = coded.zero_points.size();
     out.nested_scales = coded.nested_scales.data();
     out.nested_scales_bytes = coded.nested_scales.size();
+    out.residual = coded.residual.data();
+    out.residual_bytes = coded.residual.size();
     return out;
 }
 
@@ -69,6 +72,8 @@ TEST_CASE("twin: encode and decode through C give the bytes of C++, for every sc
                 bitmill::encode_options how;
                 how.method = method;
                 how.weight_threshold = 0.01f;
+                bitmill::error_metrics base;
+                how.base_error = &base;
                 const auto metrics =
                     bitmill::encode(scheme, view_of(type, source, rows, cols), expected.view, how).value();
 
@@ -79,17 +84,22 @@ TEST_CASE("twin: encode and decode through C give the bytes of C++, for every sc
                 CHECK(bound.scales_bytes == sizes.scales);
                 CHECK(bound.zero_points_bytes == sizes.zero_points);
                 CHECK(bound.nested_scales_bytes == sizes.nested_scales);
+                CHECK(bound.residual_bytes == sizes.residual);
 
                 bitmill_encoded c_coded = encoded_of(got);
                 bitmill_encode_options c_how = BITMILL_ENCODE_OPTIONS_INIT;
                 c_how.method = method == bitmill::method::mse ? BITMILL_MSE : BITMILL_ABSMAX;
                 c_how.weight_threshold = 0.01f;
+                bitmill_metrics c_base = BITMILL_METRICS_INIT;
+                c_how.base_metrics = &c_base;
                 bitmill_metrics c_metrics = BITMILL_METRICS_INIT;
                 REQUIRE(bitmill_encode(&c_scheme, &matrix, source.data(), &c_coded, &c_how, &c_metrics,
                                        nullptr) == BITMILL_OK);
                 CHECK(got.all_bytes() == expected.all_bytes());
                 CHECK(got.intact());
                 CHECK(c_coded.nested_offset == expected.view.nested_offset);
+                CHECK(c_base.elements == base.elements());
+                CHECK(c_base.mse == base.mse());
                 CHECK(c_metrics.elements == metrics.elements());
                 CHECK(c_metrics.mse == metrics.mse());
                 CHECK(c_metrics.max_abs == metrics.max_abs());
@@ -101,6 +111,12 @@ TEST_CASE("twin: encode and decode through C give the bytes of C++, for every sc
                         BITMILL_OK);
                 CHECK(out.text() == expected.decoded(type));
                 CHECK(out.intact());
+                if (!scheme.planes) continue;
+                c_coded.residual = nullptr;
+                expected.view.residual = nullptr;
+                REQUIRE(bitmill_decode(&c_scheme, &c_coded, &matrix, out.data(), nullptr, nullptr) ==
+                        BITMILL_OK);
+                CHECK(out.text() == expected.decoded(type));
             }
         }
 }

@@ -24,7 +24,7 @@ constexpr dtype float_types[] = {dtype::f32, dtype::f16, dtype::bf16, dtype::f64
 // Wrong codes of an integer scheme: decode is (q - zero) * scale in f32, and q is the nearest or a limit.
 std::size_t wrong_integers(coded_matrix& m, const std::vector<double>& source, const std::string& decoded) {
     const double low = m.scheme.type == scheme_type::int8 ? -128 : -8;
-    const double high = -low - 1;
+    const double high = m.scheme.planes ? 119 : -low - 1;
     std::size_t wrong = 0;
     for (std::size_t r = 0; r < m.rows; ++r) {
         for (std::size_t c = 0; c < m.cols; ++c) {
@@ -92,7 +92,8 @@ bitmill::encoded_sizes expected_sizes(const bitmill::scheme& s, std::size_t rows
         sizes.scales = s.double_quant ? blocks : 4 * blocks;
         sizes.nested_scales = s.double_quant ? 4 * up(blocks, 256) : 0;
     } else if (type.integer) {
-        sizes.codes = rows * up(up(cols * type.bits, 8), s.row_alignment) * s.row_alignment;
+        sizes.codes = rows * up(up(cols * (s.planes ? 4 : type.bits), 8), s.row_alignment) * s.row_alignment;
+        sizes.residual = s.planes ? sizes.codes : 0;
         std::size_t scales = s.granularity == granularity::per_tensor ? 1 : cols == 0 ? 0 : rows;
         if (s.granularity == granularity::group) scales = count / s.group_size;
         sizes.scales = scales * bitmill::element_bytes(s.scale_dtype);
@@ -119,6 +120,7 @@ void check_matrix(const coding& how, dtype type, std::size_t rows, std::size_t c
     CHECK(sizes.scales == expected.scales);
     CHECK(sizes.zero_points == expected.zero_points);
     CHECK(sizes.nested_scales == expected.nested_scales);
+    CHECK(sizes.residual == expected.residual);
     coded_matrix m(how.scheme, rows, cols, sizes);
     bitmill::encode_options options;
     options.method = how.method;
@@ -172,6 +174,38 @@ TEST_CASE("codec: the fill of an aligned row is 0") {
             for (std::size_t i = used; i < row; ++i) filled += m.codes.data()[r * row + i] == std::byte{0};
         CHECK(filled == 3 * (row - used));
         CHECK(m.intact());
+    }
+}
+
+TEST_CASE("codec: the base plane alone is the int4 matrix of its codes, and its error is reported") {
+    for (const std::size_t cols : {std::size_t{17}, std::size_t{128}, std::size_t{4224}}) {
+        const std::size_t rows = 3;
+        const auto floats = make_weights(rows * cols, cols);
+        const aligned_bytes data(bytes_as(dtype::f32, floats));
+        for (const auto& how : codings_for(cols)) {
+            if (!how.scheme.planes) continue;
+            CAPTURE(bitmill::to_text(how.scheme));
+            CAPTURE(cols);
+            coded_matrix m(how.scheme, rows, cols, bitmill::encode_bound(how.scheme, rows, cols).value());
+            bitmill::error_metrics base;
+            bitmill::encode_options options;
+            options.method = how.method;
+            options.base_error = &base;
+            REQUIRE(bitmill::encode(how.scheme, view_of(dtype::f32, data, rows, cols), m.view, options));
+            bitmill::scheme int4 = how.scheme;
+            int4.type = scheme_type::int4;
+            int4.planes = false;
+            std::vector<float> as_int4(rows * cols), alone(rows * cols);
+            REQUIRE(bitmill::decode(int4, m.view, rows, cols, dtype::f32, as_int4.data()));
+            m.view.residual = nullptr;
+            REQUIRE(bitmill::decode(how.scheme, m.view, rows, cols, dtype::f32, alone.data()));
+            CHECK(alone == as_int4);
+            double error = 0;
+            for (std::size_t i = 0; i < alone.size(); ++i)
+                error += std::pow(static_cast<double>(floats[i]) - static_cast<double>(alone[i]), 2);
+            CHECK(base.elements() == alone.size());
+            CHECK(base.sums().err2 == doctest::Approx(error).epsilon(1e-5));
+        }
     }
 }
 

@@ -51,23 +51,24 @@ struct coded_matrix {
     bitmill::scheme scheme;
     std::size_t rows;
     std::size_t cols;
-    guarded codes, scales, zero_points, nested_scales;
+    guarded codes, scales, zero_points, nested_scales, residual;
     bitmill::encoded_view view{};
     bitmill::error_metrics metrics{};
 
     coded_matrix(const bitmill::scheme& s, std::size_t r, std::size_t c, const bitmill::encoded_sizes& sizes)
         : scheme(s), rows(r), cols(c), codes(sizes.codes), scales(sizes.scales),
-          zero_points(sizes.zero_points), nested_scales(sizes.nested_scales) {
-        view = {codes.data(), scales.data(), zero_points.data(), nested_scales.data(), 0};
+          zero_points(sizes.zero_points), nested_scales(sizes.nested_scales), residual(sizes.residual) {
+        view = {codes.data(), scales.data(), zero_points.data(), nested_scales.data(), 0, residual.data()};
     }
     coded_matrix(const coded_matrix&) = delete;
     coded_matrix& operator=(const coded_matrix&) = delete;
 
     [[nodiscard]] bool intact() const {
-        return codes.intact() && scales.intact() && zero_points.intact() && nested_scales.intact();
+        return codes.intact() && scales.intact() && zero_points.intact() && nested_scales.intact() &&
+               residual.intact();
     }
     [[nodiscard]] std::string all_bytes() {
-        return codes.text() + scales.text() + zero_points.text() + nested_scales.text();
+        return codes.text() + scales.text() + zero_points.text() + nested_scales.text() + residual.text();
     }
     // Bytes of the decoded matrix; "guard" where decode wrote beyond it.
     [[nodiscard]] std::string decoded(bitmill::dtype type) {
@@ -83,20 +84,25 @@ struct coded_matrix {
                    ? std::max<std::size_t>(rows * cols, 1)
                    : scheme.group_size;
     }
+    // Of a code_at(): with planes a 16th of what is stored.
     [[nodiscard]] float scale_at(std::size_t index) {
-        return static_cast<float>(values_of(
+        const auto stored = static_cast<float>(values_of(
             scheme.scale_dtype, scales.data() + index * bitmill::element_bytes(scheme.scale_dtype), 1)[0]);
+        return scheme.planes ? stored / 16 : stored;
     }
     [[nodiscard]] int zero_at(std::size_t index) {
         return scheme.symmetric ? 0 : static_cast<int>(static_cast<std::int8_t>(zero_points.data()[index]));
     }
     // The signed code of an element.
     [[nodiscard]] int code_at(std::size_t row, std::size_t col) {
-        const std::size_t bits = bitmill::facts(scheme.type).bits;
+        const std::size_t bits = scheme.planes ? 4 : bitmill::facts(scheme.type).bits;
         std::size_t row_bytes = (cols * bits + 7) / 8;
         row_bytes = (row_bytes + scheme.row_alignment - 1) / scheme.row_alignment * scheme.row_alignment;
-        const auto byte = static_cast<int>(codes.data()[row * row_bytes + col * bits / 8]);
-        if (bits == 4) return (col % 2 == 0 ? byte & 15 : byte >> 4) - 8;
+        const std::size_t at = row * row_bytes + col * bits / 8;
+        const auto byte = static_cast<int>(codes.data()[at]);
+        const auto nibble = [&](int both) { return (col % 2 == 0 ? both & 15 : both >> 4) - 8; };
+        if (scheme.planes) return 16 * nibble(byte) + nibble(static_cast<int>(residual.data()[at]));
+        if (bits == 4) return nibble(byte);
         return scheme.offset_binary ? byte - 128 : byte < 128 ? byte : byte - 256;
     }
     [[nodiscard]] unsigned book_code_at(std::size_t index) {
@@ -157,6 +163,17 @@ inline std::vector<coding> codings_for(std::size_t cols) {
             }
         }
     }
+    for (const auto how : {method::absmax, method::mse})
+        for (const std::size_t group : {std::size_t{1}, std::size_t{32}, std::size_t{128}, cols}) {
+            if (group == 0 || (group > 1 && (cols == 0 || cols % group != 0))) continue;
+            out.push_back({{.type = scheme_type::int8,
+                            .granularity = group == 1 ? granularity::per_channel : granularity::group,
+                            .group_size = group == 1 ? 0 : group,
+                            .scale_dtype = group == 32 ? dtype::bf16 : dtype::f16,
+                            .row_alignment = group == 128 ? 4u : 1u,
+                            .planes = true},
+                           how});
+        }
     for (const auto type : {scheme_type::nf4, scheme_type::fp4})
         for (const std::size_t block : {std::size_t{32}, std::size_t{64}, std::size_t{4096}})
             for (const bool nested : {false, true})

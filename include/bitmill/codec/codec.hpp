@@ -41,8 +41,9 @@ struct encoded_sizes {
     std::uint64_t scales = 0;       // int8, int4: scale_dtype; nf4, fp4: f32 absmax, or u8 with double_quant
     std::uint64_t zero_points = 0;  // i8, one a scale; asymmetric only
     std::uint64_t nested_scales = 0;  // double_quant: f32, one for 256 scales
+    std::uint64_t residual = 0;       // planes: as many as codes
     [[nodiscard]] std::uint64_t total() const noexcept {
-        return codes + scales + zero_points + nested_scales;
+        return codes + scales + zero_points + nested_scales + residual;
     }
 };
 
@@ -51,7 +52,8 @@ struct encoded_view {
     std::byte* scales = nullptr;
     std::byte* zero_points = nullptr;
     std::byte* nested_scales = nullptr;
-    float nested_offset = 0;  // double_quant: mean absmax, written by encode, read by decode
+    float nested_offset = 0;        // double_quant: mean absmax, written by encode, read by decode
+    std::byte* residual = nullptr;  // planes; decode takes the base plane alone where there is none
 };
 
 // min(x, 0) and max(x, 0) over what shares one scale.
@@ -76,6 +78,8 @@ struct encode_options {
     std::optional<float> nested_offset;
     // Off: encode returns zero sums and runs faster.
     bool measure = true;
+    // planes: gets the error of the base plane alone, as encode returns that of both.
+    error_metrics* base_error = nullptr;
     memory_source memory = nullptr;  // scratch: some rows of f32, with double_quant an f32 for every block
 };
 

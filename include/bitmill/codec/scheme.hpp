@@ -42,6 +42,10 @@ struct scheme {
     dtype scale_dtype = dtype::f32;  // int8, int4: f32, f16 or bf16
     bool offset_binary = false;      // int8 bytes hold q + 128 instead of two's complement
     std::size_t row_alignment = 1;   // int8, int4: every row of codes is filled with 0 to this many bytes
+    // int8 as two planes of 4 bits, each laid out as int4 codes are: with scale s the base plane alone is an int4
+    // matrix (hi * s), with the residual plane it is an int8 one ((16 hi + lo) * s / 16, codes of -128 to 119).
+    // Symmetric, not per_tensor, scale_dtype f16 or bf16.
+    bool planes = false;
 
     friend bool operator==(const scheme&, const scheme&) = default;
 };
@@ -80,6 +84,7 @@ inline constexpr scheme_facts scheme_table[] = {
         out.append(" ").append(std::to_string(s.group_size));
     if (!s.symmetric) out.append(" asymmetric");
     if (s.double_quant) out.append(" double_quant");
+    if (s.planes) out.append(" planes");
     return out;
 }
 

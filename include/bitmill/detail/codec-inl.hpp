@@ -33,8 +33,11 @@ inline std::size_t group_of(const scheme& s, std::size_t cols) {
     return s.granularity == granularity::group ? s.group_size : cols;
 }
 
+// Bits of a code as it lies in `codes`.
+inline unsigned code_bits(const scheme& s) { return s.planes ? 4 : facts(s.type).bits; }
+
 inline maybe_u64 row_bytes(const scheme& s, std::uint64_t cols) {
-    const auto bits = checked_mul(cols, facts(s.type).bits);
+    const auto bits = checked_mul(cols, code_bits(s));
     if (!bits) return std::nullopt;
     return checked_mul(ceil_div(ceil_div(*bits, 8), s.row_alignment), s.row_alignment);
 }
@@ -73,7 +76,7 @@ struct row_walk {
         rows_at_once = std::max<std::size_t>(1, chunk_elements / cols);
         layout.group = group;
         layout.groups = groups_per_row * rows_at_once;
-        layout.stride = groups_per_row == 1 ? bytes_per_row : group * facts(s.type).bits / 8;
+        layout.stride = groups_per_row == 1 ? bytes_per_row : group * code_bits(s) / 8;
         layout.flip = s.offset_binary ? 0 : 0x80;
     }
     [[nodiscard]] kernels::int_layout for_rows(std::size_t rows) const {
@@ -87,9 +90,9 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
                                              const encode_options& options) {
     const auto& table = kernels::active();
     const row_walk walk(s, view.cols);
-    const unsigned bits = facts(s.type).bits;
+    const unsigned bits = code_bits(s);
     const kernels::int_rule rule{bits, s.symmetric, options.method == method::mse,
-                                 scale_type_of(s.scale_dtype)};
+                                 scale_type_of(s.scale_dtype), s.planes};
     const memory_source memory = memory_or_default(options.memory);
     float_source source(view, options.weight_threshold, memory);
     float_source original(view, 0, memory);  // pruning is part of the error
@@ -97,6 +100,7 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
     std::pmr::vector<float> zeros(walk.layout.groups, memory);
     std::pmr::vector<float> decoded(memory);
     error_metrics metrics;
+    error_metrics base_metrics;
 
     const bool one_scale = s.granularity == granularity::per_tensor;
     if (one_scale) {
@@ -133,20 +137,38 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
                     dst.zero_points[first + g] = static_cast<std::byte>(static_cast<std::int8_t>(zeros[g]));
             }
         }
-        auto* codes = reinterpret_cast<std::uint8_t*>(dst.codes + row * walk.bytes_per_row);
-        if (walk.bytes_per_row * 8 != view.cols * bits) std::memset(codes, 0, rows * walk.bytes_per_row);
+        const std::size_t begin = row * walk.bytes_per_row;
+        auto* codes = reinterpret_cast<std::uint8_t*>(dst.codes + begin);
+        auto* rest = s.planes ? reinterpret_cast<std::uint8_t*>(dst.residual + begin) : nullptr;
+        if (walk.bytes_per_row * 8 != view.cols * bits) {
+            std::memset(codes, 0, rows * walk.bytes_per_row);
+            if (s.planes) std::memset(rest, 0, rows * walk.bytes_per_row);
+        }
         kernels::sums sums;
-        table.encode_int(src, layout, bits, scales.data(), zeros.data(), codes,
-                         options.measure ? &sums : nullptr);
+        kernels::sums base_sums;
+        if (s.planes)
+            table.encode_planes(src, layout, scales.data(), codes, rest, options.measure ? &sums : nullptr,
+                                options.measure ? &base_sums : nullptr);
+        else
+            table.encode_int(src, layout, bits, scales.data(), zeros.data(), codes,
+                             options.measure ? &sums : nullptr);
         if (!options.measure) continue;
-        if (options.weight_threshold > 0 || !(sums.src2 > 1e-24) || !std::isfinite(sums.src2 + sums.err2)) {
+        if (options.weight_threshold > 0 || !(sums.src2 > 1e-24) ||
+            !std::isfinite(sums.src2 + sums.err2 + base_sums.err2)) {
             decoded.resize(count);
+            const float* from = original.read(row * view.cols, count);
             table.decode_int(codes, layout, bits, scales.data(), zeros.data(), decoded.data(), false);
-            add_sums(metrics, original.read(row * view.cols, count), decoded.data(), count);
+            if (s.planes) {
+                add_sums(base_metrics, from, decoded.data(), count);
+                table.decode_planes(codes, rest, layout, scales.data(), decoded.data(), false);
+            }
+            add_sums(metrics, from, decoded.data(), count);
         } else {
             metrics.add(sums, count);
+            base_metrics.add(base_sums, count);
         }
     }
+    if (options.base_error != nullptr) *options.base_error = base_metrics;
     return metrics;
 }
 
@@ -154,7 +176,7 @@ inline result<void> decode_integers(const scheme& s, const encoded_view& src, co
                                     memory_source memory) {
     const auto& table = kernels::active();
     const row_walk walk(s, dst.cols);
-    const unsigned bits = facts(s.type).bits;
+    const unsigned bits = code_bits(s);
     std::pmr::vector<float> scales(walk.layout.groups, memory);
     std::pmr::vector<float> zeros(walk.layout.groups, 0.0f, memory);
     float_sink sink(dst, memory);
@@ -168,9 +190,14 @@ inline result<void> decode_integers(const scheme& s, const encoded_view& src, co
             scales[g] = load_scale(src.scales, s.scale_dtype, index);
             if (!s.symmetric) zeros[g] = static_cast<float>(static_cast<std::int8_t>(src.zero_points[index]));
         }
-        table.decode_int(reinterpret_cast<const std::uint8_t*>(src.codes + row * walk.bytes_per_row), layout,
-                         bits, scales.data(), zeros.data(), sink.room(row * dst.cols, now * dst.cols),
-                         stream);
+        const std::size_t begin = row * walk.bytes_per_row;
+        const auto* codes = reinterpret_cast<const std::uint8_t*>(src.codes + begin);
+        float* room = sink.room(row * dst.cols, now * dst.cols);
+        if (s.planes && src.residual != nullptr)
+            table.decode_planes(codes, reinterpret_cast<const std::uint8_t*>(src.residual + begin), layout,
+                                scales.data(), room, stream);
+        else
+            table.decode_int(codes, layout, bits, scales.data(), zeros.data(), room, stream);
         sink.put(row * dst.cols, now * dst.cols);
     }
     return {};
@@ -347,6 +374,9 @@ BITMILL_INLINE result<void> check_scheme(const scheme& s, dtype source, std::uin
         return refuse("only F32, F16, BF16 and F64 can be milled, not " + std::string(facts(source).name));
     if (!checked_mul(rows, cols) || *checked_mul(rows, cols) > std::numeric_limits<std::size_t>::max() / 16)
         return refuse("the matrix has more elements than memory has bytes");
+    if (s.planes && (s.type != scheme_type::int8 || !s.symmetric ||
+                     s.granularity == granularity::per_tensor || s.scale_dtype == dtype::f32))
+        return refuse("planes are for symmetric int8 per channel or group, with F16 or BF16 scales");
     if (!type.integer && !type.code_book) return {};
     if (type.code_book) {
         const std::size_t n = s.group_size;
@@ -365,7 +395,7 @@ BITMILL_INLINE result<void> check_scheme(const scheme& s, dtype source, std::uin
         if (cols % s.group_size != 0)
             return refuse("group_size " + std::to_string(s.group_size) + " does not divide a row of " +
                           std::to_string(cols));
-        if (cols != s.group_size && s.group_size * type.bits / 8 % s.row_alignment != 0)
+        if (cols != s.group_size && s.group_size * detail::code_bits(s) / 8 % s.row_alignment != 0)
             return refuse("a group's codes must fill a multiple of row_alignment");
     }
     return {};
@@ -397,6 +427,7 @@ BITMILL_INLINE result<encoded_sizes> encode_bound(const scheme& s, std::uint64_t
     const std::uint64_t scales = s.granularity == granularity::per_tensor ? 1 : rows * per_row;
     sizes.scales = scales * element_bytes(s.scale_dtype);
     sizes.zero_points = s.symmetric ? 0 : scales;
+    sizes.residual = s.planes ? sizes.codes : 0;
     return sizes;
 }
 
@@ -420,6 +451,7 @@ BITMILL_INLINE result<error_metrics> encode(const scheme& s, const weight_view& 
     if (facts(s.type).code_book && s.double_quant && options.nested_offset)
         if (!(*options.nested_offset >= 0 && *options.nested_offset <= most))
             return detail::refuse("nested_offset, a mean of magnitudes, must be finite and not negative");
+    if (options.base_error != nullptr) *options.base_error = {};
     if (src.rows == 0 || src.cols == 0) {
         // One scale of nothing: what the bound promises is written all the same.
         const auto sizes = encode_bound(s, src.rows, src.cols).value();
