@@ -197,6 +197,13 @@ void show(const bitmill::mill_report& report, bool json, bool rows) {
     if (error.elements() != 0)
         std::printf("  error: SNR %.2f dB, cosine %.6f, mse %.3g, largest %.3g\n", error.snr_db(),
                     error.cosine(), error.mse(), error.max_abs());
+    if (report.residual_bytes != 0 && error.elements() != 0) {
+        const bitmill::error_metrics base = report.base_error();
+        std::printf(
+            "  level int8: %s, SNR %.2f dB; level int4 (without the residual file): %s, SNR %.2f dB\n",
+            size_text(report.bytes).c_str(), error.snr_db(),
+            size_text(report.bytes - report.residual_bytes).c_str(), base.snr_db());
+    }
     if (!report.dry_run)
         std::printf("  %.2f s, %.2f GB/s of source\n", report.seconds,
                     report.seconds > 0 ? static_cast<double>(report.source_bytes) / report.seconds / 1e9 : 0);

@@ -9,6 +9,7 @@ struct dequantize_flags {
     work_flags work;
     bitmill::work_options options;
     std::string type;
+    std::string level;
 };
 
 }  // namespace
@@ -18,6 +19,7 @@ void add_dequantize(CLI::App& app, action& chosen) {
     auto& verb = *app.add_subcommand("dequantize", "a plain checkpoint back");
     flags->work.add_to(verb, flags->options);
     verb.add_option("--dtype", flags->type, "f32, f16, bf16 (default: what each tensor had)");
+    verb.add_option("--level", flags->level, "int8, int4: of a bitmill folder (default: the highest there)");
     verb.callback([flags, &chosen] {
         chosen = [flags] {
             if (const int status = flags->work.check(flags->options); status != 0) return status;
@@ -27,9 +29,16 @@ void add_dequantize(CLI::App& app, action& chosen) {
                 if (!named) return fail(named.error(), flags->work.json);
                 type = *named;
             }
+            std::optional<bitmill::scheme_type> level;
+            if (!flags->level.empty()) {
+                const auto named = bitmill::level_from_text(flags->level);
+                if (!named) return fail(named.error(), flags->work.json);
+                level = named->type;
+            }
             bitmill::result<bitmill::mill_report> report = [&] {
                 const session running(flags->options);
-                return bitmill::dequantize(flags->work.model, flags->work.output, type, flags->options);
+                return bitmill::dequantize(flags->work.model, flags->work.output, type, flags->options,
+                                           level);
             }();
             if (!report) return fail(report.error(), flags->work.json);
             show(*report, flags->work.json, flags->options.dry_run);

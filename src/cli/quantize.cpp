@@ -12,7 +12,8 @@ struct quantize_flags {
     std::string format;
     std::string method;
     std::string activation;
-    std::string embeddings = "keep";
+    std::string embeddings;
+    std::string levels;
     std::string nan = "error";
     bool per_tensor = false;
     bool per_channel = false;
@@ -49,9 +50,16 @@ bitmill::result<void> quantize_flags::finish() {
         if (!chosen) return chosen.error();
         options.activation = *chosen;
     }
-    const auto chosen_embeddings = bitmill::embeddings_from_text(embeddings);
-    if (!chosen_embeddings) return chosen_embeddings.error();
-    options.embeddings = *chosen_embeddings;
+    if (!embeddings.empty()) {
+        const auto chosen = bitmill::embeddings_from_text(embeddings);
+        if (!chosen) return chosen.error();
+        options.embeddings = *chosen;
+    }
+    if (!levels.empty()) {
+        const auto chosen = bitmill::levels_from_text(levels);
+        if (!chosen) return chosen.error();
+        options.levels = *chosen;
+    }
     options.keep_non_finite = nan == "keep";
     options.symmetric = !asymmetric;
     const bool by_group = group_option->count() != 0;
@@ -77,9 +85,12 @@ void add_quantize(CLI::App& app, action& chosen) {
     flags->work.add_to(verb, options);
     verb.add_option("--to", flags->to, "int8, int4, nf4, fp4, fp16, bf16, fp32 (copy and prune only)")
         ->required();
-    verb.add_option("--format", flags->format,
-                    "plain, compressed-tensors, bitsandbytes (default: by level: fp16/bf16 plain, int8/int4 "
-                    "compressed-tensors, nf4/fp4 bitsandbytes)");
+    verb.add_option(
+        "--format", flags->format,
+        "plain, compressed-tensors, bitsandbytes, bitmill (default: by level: fp16/bf16 plain, int8/int4 "
+        "compressed-tensors, nf4/fp4 bitsandbytes)");
+    verb.add_option("--levels", flags->levels,
+                    "format bitmill: int8,int4 (default for int8), or one of them");
     verb.add_flag("--per-tensor", flags->per_tensor, "int8, int4: one scale for a tensor");
     verb.add_flag("--per-channel", flags->per_channel, "one scale for a row (default for int8)");
     flags->group_option =
@@ -92,10 +103,12 @@ void add_quantize(CLI::App& app, action& chosen) {
     verb.add_flag("--double-quant", options.double_quant, "nf4, fp4: store the scales in 8 bits");
     verb.add_flag("--asymmetric", flags->asymmetric,
                   "refused for formats whose readers cannot load zero points");
-    verb.add_option("--method", flags->method, "absmax or mse (default: int4 mse, else absmax)");
+    verb.add_option("--method", flags->method,
+                    "absmax or mse (default: mse for int4 and planes, else absmax)");
     verb.add_option("--activation", flags->activation,
                     "float or dynamic-int8 (int8 only: W8A8; default: by level)");
-    verb.add_option("--embeddings", flags->embeddings, "keep, fp16")->capture_default_str();
+    verb.add_option("--embeddings", flags->embeddings,
+                    "keep (default), fp16, int8 (default of format bitmill)");
     verb.add_option("--include", options.include, "code only tensors whose name matches RE (repeatable)")
         ->allow_extra_args(false);
     verb.add_option("--exclude", options.exclude, "keep tensors whose name matches RE (repeatable)")

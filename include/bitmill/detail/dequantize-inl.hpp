@@ -96,7 +96,10 @@ private:
 
     result<void> read(checkpoint::location at, std::uint64_t offset, std::byte* to,
                       std::uint64_t count) const {
-        const auto& file = model_.shard(at.shard);
+        return read(model_.shard(at.shard), at, offset, to, count);
+    }
+    result<void> read(const safetensors_file& file, checkpoint::location at, std::uint64_t offset,
+                      std::byte* to, std::uint64_t count) const {
         auto done =
             file.file().read_at(file[at.tensor].offset + offset, {to, static_cast<std::size_t>(count)});
         if (done) return {};
@@ -136,18 +139,26 @@ private:
         };
         const encoded_sizes sizes = sizes_of(one.count);
         encoded_sizes before = sizes_of(one.first);
-        if (s.granularity == granularity::per_tensor) before.scales = 0;
+        if (s.granularity == granularity::per_tensor) before.scales = before.zero_points = 0;
         // Each part begins at a multiple of 16: scales are read as floats.
         const auto aligned = [](std::uint64_t bytes) { return ceil_div(bytes, 16) * 16; };
         std::byte* bytes =
-            grow(buffers.source, aligned(sizes.codes) + aligned(sizes.scales) + aligned(sizes.nested_scales));
-        encoded_view coded{bytes, bytes + aligned(sizes.codes), nullptr,
-                           bytes + aligned(sizes.codes) + aligned(sizes.scales), t.nested_offset};
+            grow(buffers.source, aligned(sizes.codes) + aligned(sizes.scales) +
+                                     aligned(sizes.nested_scales + sizes.zero_points + sizes.residual));
+        std::byte* third = bytes + aligned(sizes.codes) + aligned(sizes.scales);  // no scheme has more
+        encoded_view coded{bytes, bytes + aligned(sizes.codes), third, third, t.nested_offset, third};
         if (auto done = read(t.codes, before.codes, coded.codes, sizes.codes); !done) return done;
         if (auto done = read(t.scales, before.scales, coded.scales, sizes.scales); !done) return done;
         if (s.double_quant)
             if (auto done =
                     read(t.nested_scales, before.nested_scales, coded.nested_scales, sizes.nested_scales);
+                !done)
+                return done;
+        if (!s.symmetric)
+            if (auto done = read(t.zero_points, before.zero_points, third, sizes.zero_points); !done)
+                return done;
+        if (s.planes)
+            if (auto done = read(stored_.residual_of(t), t.residual, before.residual, third, sizes.residual);
                 !done)
                 return done;
         const std::uint64_t elements = one.count * cols;
@@ -187,13 +198,14 @@ inline std::string plain_config(const std::string& text, std::optional<dtype> ty
 }
 
 inline result<mill_report> dequantize(const std::string& path, const std::string& out,
-                                      std::optional<dtype> type, const work_options& options) {
+                                      std::optional<dtype> type, const work_options& options,
+                                      std::optional<scheme_type> level) {
     const stopwatch clock;
     if (type && *type != dtype::f32 && *type != dtype::f16 && *type != dtype::bf16)
         return error{.code = error_code::invalid_argument, .message = "dequantize writes f32, f16 or bf16"};
     auto model = checkpoint::open(path);
     if (!model) return model.error();
-    auto stored = read_stored(*model);
+    auto stored = read_stored(*model, level);
     if (!stored) return stored.error();
     log_start(options, "dequantize", *model, type ? std::string(facts(*type).torch) : "the dtype before");
     std::optional<atomic_folder> folder;
@@ -247,9 +259,10 @@ inline result<mill_report> dequantize(const std::string& path, const std::string
 }  // namespace detail
 
 BITMILL_INLINE result<mill_report> dequantize(const std::string& model, const std::string& out,
-                                              std::optional<dtype> type, const work_options& options) {
+                                              std::optional<dtype> type, const work_options& options,
+                                              std::optional<scheme_type> level) {
     return detail::guard(
-        model, [&]() -> result<mill_report> { return detail::dequantize(model, out, type, options); });
+        model, [&]() -> result<mill_report> { return detail::dequantize(model, out, type, options, level); });
 }
 
 }  // namespace bitmill

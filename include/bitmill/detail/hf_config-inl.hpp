@@ -175,6 +175,17 @@ inline ordered_json bitsandbytes_config(const mill_plan& plan, const std::string
                         {"llm_int8_skip_modules", std::move(skip)}});
 }
 
+// Ours says what the folder holds; what a tensor is, its own tensors say.
+inline ordered_json bitmill_config(const mill_plan& plan) {
+    ordered_json levels = ordered_json::array();
+    if (plan.base.planes) levels.push_back("int4");
+    levels.push_back(facts(plan.base.type).name);
+    return json_object({{"quant_method", "bitmill"},
+                        {"version", 1},
+                        {"levels", std::move(levels)},
+                        {"group_size", plan.base.group_size}});
+}
+
 // The dtype that config.json gives, "float32" where it gives none. `dtype` replaced `torch_dtype` in transformers 5.
 inline std::string config_dtype(const ordered_json& config) {
     for (const char* key : {"dtype", "torch_dtype"})
@@ -205,6 +216,7 @@ BITMILL_INLINE std::string config_for(const mill_plan& plan, const std::string& 
         detail::set_config_dtype(config, facts(facts(plan.base.type).plain).torch);
     if (coded && plan.format == format::compressed_tensors)
         config["quantization_config"] = detail::compressed_tensors_config(plan);
+    if (coded && plan.format == format::bitmill) config["quantization_config"] = detail::bitmill_config(plan);
     if (coded && plan.format == format::bitsandbytes)
         config["quantization_config"] = detail::bitsandbytes_config(plan, detail::config_dtype(config));
     return config.dump(2, ' ', false, detail::ordered_json::error_handler_t::replace) + "\n";

@@ -20,6 +20,10 @@ BITMILL_INLINE result<inspect_report> inspect(const std::string& path) {
         for (std::size_t i = 0; i < model->shard_count(); ++i)
             report.shards.push_back(
                 {model->shard_name(i), model->shard(i).file().size(), model->shard(i).size()});
+        for (std::size_t i = 0; i < stored->residuals.size(); ++i)
+            if (const auto& planes = stored->residuals[i])
+                report.shards.push_back(
+                    {detail::residual_name(model->shard_name(i)), planes->file().size(), planes->size()});
         return report;
     });
 }

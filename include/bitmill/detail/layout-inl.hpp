@@ -62,6 +62,28 @@ inline std::vector<output_part> compressed_tensors_parts(const planned_tensor& t
     return parts;
 }
 
+// bitmill's own: as pack-quantized, with weight_zero_point I8 [as the scales] where it is asymmetric, and
+// weight_residual U8 [out, bytes of a row of weight_packed] where it lies in planes.
+inline std::vector<output_part> bitmill_parts(const planned_tensor& t, const encoded_sizes& sizes) {
+    std::vector<output_part> parts = compressed_tensors_parts(t, sizes);
+    const std::string module = t.name.substr(0, t.name.rfind('.'));
+    if (sizes.zero_points != 0)
+        parts.push_back({output_part::kind::zero_points,
+                         module + ".weight_zero_point",
+                         dtype::i8,
+                         parts[1].shape,
+                         sizes.zero_points,
+                         {}});
+    if (sizes.residual != 0)
+        parts.push_back({output_part::kind::residual,
+                         module + ".weight_residual",
+                         dtype::u8,
+                         {t.rows(), sizes.residual / t.rows()},
+                         sizes.residual,
+                         {}});
+    return parts;
+}
+
 // bitsandbytes decodes to f16, bf16 or f32.
 inline std::string_view state_dtype(dtype source) {
     return facts(source == dtype::f64 ? dtype::f32 : source).torch;
@@ -136,8 +158,9 @@ BITMILL_INLINE result<void> lay_out(mill_plan& plan, bool strict) {
             t.parts = {{output_part::kind::codes, t.name, type.plain, t.shape, sizes->codes, {}}};
             continue;
         }
-        t.parts = type.integer ? detail::compressed_tensors_parts(t, *sizes)
-                               : detail::bitsandbytes_parts(t, *sizes);
+        t.parts = plan.format == format::bitmill ? detail::bitmill_parts(t, *sizes)
+                  : type.integer                 ? detail::compressed_tensors_parts(t, *sizes)
+                                                 : detail::bitsandbytes_parts(t, *sizes);
         const std::uint64_t bytes =
             detail::total_bytes(t.parts) + detail::header_entry_bytes * (t.parts.size() - 1);
         if (bytes < t.source_bytes) continue;

@@ -52,13 +52,16 @@ inline std::string algorithm_id(const planned_tensor& t) {
     if (!t.effective) return "copy";
     const auto& type = facts(t.effective->type);
     if (!type.integer && !type.code_book) return "cast/1";
-    return std::string(type.name) + "-" + name_of_value(method_names, t.method) + "/1";
+    return std::string(type.name) + (t.effective->planes ? "-planes-" : "-") +
+           name_of_value(method_names, t.method) + "/1";
 }
 
 inline ordered_json json_of(const mill_options& options) {
     const auto named = [](const auto& names, const auto& value) {
         return value ? ordered_json(name_of_value(names, *value)) : ordered_json(nullptr);
     };
+    ordered_json levels = ordered_json::array();
+    for (const auto one : options.levels) levels.push_back(facts(one).name);
     return json_object({{"to", facts(options.to).name},
                         {"format", to_text(options.format)},
                         {"granularity", named(granularity_names, options.granularity)},
@@ -68,7 +71,8 @@ inline ordered_json json_of(const mill_options& options) {
                         {"symmetric", options.symmetric},
                         {"method", named(method_names, options.method)},
                         {"activation", name_of_value(activation_names, options.activation)},
-                        {"embeddings", name_of_value(embeddings_names, options.embeddings)},
+                        {"embeddings", named(embeddings_names, options.embeddings)},
+                        {"levels", std::move(levels)},
                         {"include", options.include},
                         {"exclude", options.exclude},
                         {"override", options.override},
@@ -93,7 +97,10 @@ inline mill_options options_of(const ordered_json& request, const work_options& 
     options.symmetric = request.at("symmetric").get<bool>();
     if (!request.at("method").is_null()) options.method = method_from_text(text("method")).value();
     options.activation = activation_from_text(text("activation")).value();
-    options.embeddings = embeddings_from_text(text("embeddings")).value();
+    if (!request.at("embeddings").is_null())
+        options.embeddings = embeddings_from_text(text("embeddings")).value();
+    for (const auto& one : request.at("levels"))
+        options.levels.push_back(level_from_text(one.get<std::string>()).value().type);
     options.include = request.at("include").get<std::vector<std::string>>();
     options.exclude = request.at("exclude").get<std::vector<std::string>>();
     options.override = request.at("override").get<std::vector<std::string>>();
@@ -155,6 +162,7 @@ inline std::string manifest_text(const manifest_contents& c) {
                                          {"source", json_of(c.tensors[i].source)},
                                          {"parts", std::move(parts)}});
         if (row.measured) line["error"] = error_json(row.error);
+        if (row.base_error) line["base_error"] = error_json(*row.base_error);
         text += (i == 0 ? "\n  " : ",\n  ") + dump(line);
     }
     text += "\n ]";

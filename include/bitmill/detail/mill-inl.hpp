@@ -50,11 +50,22 @@ struct tiling {
 struct tile_record {
     error_metrics error;
     digest source{};
-    std::array<digest, 3> parts{};  // of codes or copy, scales, nested_scales
+    std::array<digest, 3> parts{};  // of codes or copy, scales, and the third part: no scheme has more
+    error_metrics base_error;       // planes: of the base alone
 };
 
 inline std::size_t slot_of(output_part::kind what) {
-    return what == output_part::kind::scales ? 1 : what == output_part::kind::nested_scales ? 2 : 0;
+    switch (what) {
+        case output_part::kind::scales: return 1;
+        case output_part::kind::nested_scales:
+        case output_part::kind::zero_points:
+        case output_part::kind::residual: return 2;
+        default: return 0;
+    }
+}
+
+inline std::uint64_t third_part(const encoded_sizes& sizes) {
+    return sizes.nested_scales + sizes.zero_points + sizes.residual;
 }
 
 class miller {
@@ -90,9 +101,13 @@ public:
     void place(weight_files& files) {
         places_.resize(plan_.tensors.size());
         for (std::size_t i = 0; i < plan_.tensors.size(); ++i)
-            for (const auto& part : plan_.tensors[i].parts)
-                places_[i].push_back(
-                    files.add(plan_.tensors[i].source.shard, {part.name, part.type, part.shape}, part.bytes));
+            for (const auto& part : plan_.tensors[i].parts) {
+                const std::size_t shard = plan_.tensors[i].source.shard;
+                tensor_spec spec{part.name, part.type, part.shape};
+                places_[i].push_back(part.what == output_part::kind::residual
+                                         ? files.add_residual(shard, std::move(spec))
+                                         : files.add(shard, std::move(spec), part.bytes));
+            }
     }
 
     result<void> write(weight_files& files) {
@@ -123,11 +138,13 @@ public:
             [&](const tile& one) { return source_bytes(one); });
     }
 
-    // After write(), by tensor.
-    [[nodiscard]] std::vector<error_metrics> errors() const {
+    // After write(), by tensor: of all planes, or of the base plane alone.
+    [[nodiscard]] std::vector<error_metrics> errors(error_metrics tile_record::* which) const {
         std::vector<error_metrics> out(records_.empty() ? 0 : plan_.tensors.size());
-        for (std::size_t at = 0; at < tiles_.size(); ++at)
-            out[tiles_[at].tensor].add(records_[at].error.sums(), records_[at].error.elements());
+        for (std::size_t at = 0; at < tiles_.size(); ++at) {
+            const error_metrics& one = records_[at].*which;
+            out[tiles_[at].tensor].add(one.sums(), one.elements());
+        }
         return out;
     }
 
@@ -142,9 +159,9 @@ public:
             const tiling cut(t);
             out[i].source = {cut.unit_bytes * cut.per_tile,
                              fold(records, [](const tile_record& r) { return r.source; })};
-            for (const auto& part : t.parts)
+            for (std::size_t p = 0; p < t.parts.size(); ++p)
                 out[i].parts.push_back(
-                    {part.name, files.name_of(t.source.shard), part_hash(t, part, records)});
+                    {t.parts[p].name, files.name_of(places_[i][p].file), part_hash(t, t.parts[p], records)});
         }
         return out;
     }
@@ -195,7 +212,7 @@ private:
                                               std::span<const tile_record> records) {
         const std::size_t slot = slot_of(part.what);
         const bool whole =
-            part.what == output_part::kind::constant || (slot == 1 && t.effective && per_tensor(t));
+            part.what == output_part::kind::constant || (slot != 0 && t.effective && per_tensor(t));
         if (whole) {
             sha256 sum;
             if (part.what == output_part::kind::constant) add(sum, sha256::of(part.constant));
@@ -206,7 +223,7 @@ private:
         const tiling cut(t);
         const encoded_sizes sizes = coded_bytes(t, cut.per_tile);
         const std::uint64_t pieces[] = {t.effective ? sizes.codes : cut.per_tile, sizes.scales,
-                                        sizes.nested_scales};
+                                        third_part(sizes)};
         return {pieces[slot], fold(records, [slot](const tile_record& r) { return r.parts[slot]; })};
     }
 
@@ -320,13 +337,15 @@ private:
                                one.count);
         const encoded_sizes sizes = coded_bytes(t, one.count);
         std::byte* output = grow(buffers.output, sizes.total() + 16);
-        encoded_view coded{output, output + sizes.codes, nullptr, output + sizes.codes + sizes.scales, 0};
+        std::byte* third = output + sizes.codes + sizes.scales;
+        encoded_view coded{output, output + sizes.codes, third, third, 0, third};
         encode_options how;
         how.method = t.method;
         how.weight_threshold = options_.weight_threshold;
         how.range = t.range;
         how.nested_offset = t.nested_offset;
         how.memory = options_.memory;
+        how.base_error = &record.base_error;
         auto error_of_tile = encode(*t.effective, *view, coded, how);
         if (!error_of_tile) {
             if (error_of_tile.error().code != error_code::bad_input) return name_it(error_of_tile.error(), t);
@@ -334,26 +353,25 @@ private:
         }
         record.error = *error_of_tile;
         record.parts = {digest_of(coded.codes, sizes.codes), digest_of(coded.scales, sizes.scales),
-                        digest_of(coded.nested_scales, sizes.nested_scales)};
+                        digest_of(third, third_part(sizes))};
         const encoded_sizes before = coded_bytes(t, one.first);
         for (std::size_t p = 0; p < t.parts.size(); ++p) {
             const auto& where = places_[one.tensor][p];
             result<void> done;
-            switch (t.parts[p].what) {
-                case output_part::kind::codes:
-                    done = files.write(where, before.codes, coded.codes, sizes.codes);
+            // One scale of a whole tensor: every tile knows it, the first writes it.
+            const bool written = per_tensor(t) && one.first != 0;
+            const auto start = [&](std::uint64_t bytes) { return per_tensor(t) ? 0 : bytes; };
+            switch (slot_of(t.parts[p].what)) {
+                case 0:
+                    if (t.parts[p].what == output_part::kind::codes)
+                        done = files.write(where, before.codes, coded.codes, sizes.codes);
                     break;
-                case output_part::kind::scales:
-                    // One scale of a whole tensor: every tile knows it, the first writes it.
-                    if (!per_tensor(t)) done = files.write(where, before.scales, coded.scales, sizes.scales);
-                    if (per_tensor(t) && one.first == 0)
-                        done = files.write(where, 0, coded.scales, sizes.scales);
+                case 1:
+                    if (!written) done = files.write(where, start(before.scales), coded.scales, sizes.scales);
                     break;
-                case output_part::kind::nested_scales:
-                    done = files.write(where, before.nested_scales, coded.nested_scales, sizes.nested_scales);
-                    break;
-                case output_part::kind::copy:
-                case output_part::kind::constant: break;
+                default:
+                    if (!written)
+                        done = files.write(where, start(third_part(before)), third, third_part(sizes));
             }
             if (!done) return done;
         }
@@ -389,8 +407,9 @@ inline std::vector<std::string> find_warnings(const checkpoint& model, const mil
     return warnings;
 }
 
-inline mill_report start_report(const checkpoint& model, const mill_plan& plan,
-                                const std::vector<error_metrics>& errors) {
+inline mill_report start_report(const checkpoint& model, const mill_plan& plan, const miller& mill) {
+    const auto errors = mill.errors(&tile_record::error);
+    const auto base_errors = mill.errors(&tile_record::base_error);
     mill_report report;
     report.requested = to_text(plan.base);
     report.format = to_text(plan.format);
@@ -412,6 +431,9 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan,
         row.bytes = total_bytes(t.parts);
         row.measured = t.effective.has_value() && !errors.empty();
         if (row.measured) row.error = errors[i];
+        if (row.measured && t.effective->planes) row.base_error = base_errors[i];
+        for (const auto& part : t.parts)
+            if (part.what == output_part::kind::residual) row.residual_bytes = part.bytes;
         if (facts(t.source_dtype).weight) report.parameters += t.elements;
         report.tensors.push_back(std::move(row));
     }
@@ -451,12 +473,13 @@ inline std::vector<file_record> weight_records(const weight_files& files,
     for (const auto& tensor : tensors)
         for (const auto& part : tensor.parts) by_name[part.name] = part.hash.value;
     std::vector<file_record> out;
-    for (std::size_t shard = 0; shard < files.shard_count(); ++shard) {
-        const auto& specs = files.specs(shard);
+    for (std::size_t file = 0; file < files.file_count(); ++file) {
+        if (!files.exists(file)) continue;
+        const auto& specs = files.specs(file);
         std::vector<digest> digests;
         for (const std::size_t index : safetensors_writer::file_order(specs))
             digests.push_back(by_name[specs[index].name]);
-        out.push_back({files.name_of(shard), safetensors_writer::file_bytes(specs),
+        out.push_back({files.name_of(file), safetensors_writer::file_bytes(specs),
                        weights_digest(sha256::of(safetensors_writer::header(specs)), digests), true});
     }
     return out;
@@ -487,11 +510,12 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
         if (auto done = mill.write(files); !done) return done.error();
     if (folder != nullptr)
         if (auto done = files.finish(*folder); !done) return done.error();
-    milled made{start_report(model, *plan, mill.errors()), {}};
+    milled made{start_report(model, *plan, mill), {}};
     made.report.source = path;
     made.report.output = out;
     made.report.dry_run = options.dry_run;
     made.report.bytes = *bytes;
+    made.report.residual_bytes = files.residual_bytes();
     made.report.side_bytes = side_file_bytes(model);
     if (options.dry_run) return made;
     const auto tensors = mill.tensor_records(files);

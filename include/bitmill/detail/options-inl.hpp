@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -8,7 +9,8 @@
 namespace bitmill {
 namespace detail {
 
-inline constexpr std::array format_names{"automatic", "plain", "compressed-tensors", "bitsandbytes"};
+inline constexpr std::array format_names{"automatic", "plain", "compressed-tensors", "bitsandbytes",
+                                         "bitmill"};
 
 template <class Value>
 struct option_name {
@@ -98,18 +100,30 @@ BITMILL_INLINE result<format> format_from_text(std::string_view text) {
     error what{.code = error_code::invalid_argument,
                .message = "there is no format '" + std::string(text) +
                           "'; this version writes plain, "
-                          "compressed-tensors and bitsandbytes"};
-    if (text == "bitmill" || text == "gguf" || text == "pickle") {
+                          "compressed-tensors, bitsandbytes and bitmill"};
+    if (text == "gguf" || text == "pickle") {
         what.code = error_code::unsupported;
         what.message =
             "format " + std::string(text) +
-            " is not written by this version; it writes plain, compressed-tensors and bitsandbytes";
+            " is not written by this version; it writes plain, compressed-tensors, bitsandbytes and bitmill";
     }
     return what;
 }
 
 BITMILL_INLINE result<level_choice> level_from_text(std::string_view text) {
     return detail::value_of_name(detail::level_names, text, "level");
+}
+
+BITMILL_INLINE result<std::vector<scheme_type>> levels_from_text(std::string_view text) {
+    std::vector<scheme_type> levels;
+    for (std::size_t begin = 0; begin <= text.size();) {
+        const std::size_t end = std::min(text.find(',', begin), text.size());
+        const auto level = level_from_text(text.substr(begin, end - begin));
+        if (!level) return level.error();
+        levels.push_back(level->type);
+        begin = end + 1;
+    }
+    return levels;
 }
 
 BITMILL_INLINE result<mill_options> options_from_bit_depth(int bit_depth, float weight_threshold,

@@ -94,7 +94,15 @@ struct override_rule {
     std::optional<scheme> to;  // empty: keep
 };
 
+inline format container_of(const mill_options& options) {
+    return options.format != format::automatic ? options.format
+           : facts(options.to).integer         ? format::compressed_tensors
+           : facts(options.to).code_book       ? format::bitsandbytes
+                                               : format::plain;
+}
+
 inline scheme base_scheme(const mill_options& options) {
+    const bool native = container_of(options) == format::bitmill;
     scheme s;
     s.type = options.to;
     s.symmetric = options.symmetric;
@@ -103,12 +111,17 @@ inline scheme base_scheme(const mill_options& options) {
         s.group_size = options.block_size;
         s.double_quant = options.double_quant;
     } else if (facts(s.type).integer) {
-        const bool by_default_groups = options.to == scheme_type::int4;
+        const bool by_default_groups = options.to == scheme_type::int4 || native;
         s.granularity =
             options.granularity.value_or(by_default_groups ? granularity::group : granularity::per_channel);
         s.group_size = s.granularity != granularity::group ? 0
                        : options.group_size != 0           ? options.group_size
                                                            : 128;
+        if (native) s.scale_dtype = dtype::f16;
+        // Two levels in one: the default of int8, where the codes allow it.
+        s.planes = native && options.to == scheme_type::int8 &&
+                   (options.levels.empty() ? s.symmetric && s.granularity != granularity::per_tensor
+                                           : options.levels.size() == 2);
     }
     return s;
 }
@@ -120,6 +133,7 @@ inline result<std::optional<scheme>> scheme_from_text(std::string_view text, con
     auto choice = level_from_text(text.substr(0, colon));
     if (!choice) return choice.error();
     mill_options wanted = options;
+    wanted.format = container_of(options);
     if (choice->type != options.to) wanted.granularity.reset();
     wanted.to = choice->type;
     if (colon != std::string_view::npos) {
@@ -162,6 +176,8 @@ inline result<void> check_container(format container, const scheme& s, const mil
     if (auto sound = check_scheme(s, dtype::f32, 1, 0); !sound) return sound;
     const bool plain = !type.integer && !type.code_book;
     if (plain) return {};
+    if (container == format::bitmill && type.code_book)
+        return usage(std::string("bitmill holds integer codes; ") + type.name + " needs bitsandbytes");
     if (container == format::plain)
         return usage(std::string("plain holds fp32, fp16 and bf16; ") + type.name + " needs " +
                      (type.integer ? "compressed-tensors" : "bitsandbytes"));
@@ -171,29 +187,47 @@ inline result<void> check_container(format container, const scheme& s, const mil
     if (container == format::bitsandbytes && !type.code_book)
         return usage(std::string("bitsandbytes holds nf4 and fp4 here; ") + type.name +
                      " needs compressed-tensors");
-    if (!s.symmetric)
+    if (!s.symmetric && container != format::bitmill)
         return usage(
             "asymmetric is refused: readers of compressed-tensors 0.20 cannot load zero points, and "
-            "bitsandbytes has none. GGUF (q4_1) and bitmill's own format can hold them, which this version "
-            "does not write; encode() codes buffers asymmetrically",
+            "bitsandbytes has none. Format bitmill holds them",
             error_code::unsupported);
     if (options.group_size != 0 && options.granularity && *options.granularity != granularity::group)
         return usage("group_size goes with granularity group");
     if (options.block_size != mill_options().block_size && !type.code_book)
         return usage(std::string("block_size goes with nf4 and fp4, not with ") + type.name);
-    if (options.activation == activation::dynamic_int8 && s.type != scheme_type::int8)
-        return usage("activation dynamic-int8 goes with int8 weights");
+    if (options.activation == activation::dynamic_int8 &&
+        (s.type != scheme_type::int8 || container == format::bitmill))
+        return usage("activation dynamic-int8 goes with int8 weights in compressed-tensors");
     return {};
+}
+
+inline result<void> check_levels(const mill_options& options, format container, const scheme& base) {
+    if (options.levels.empty()) return {};
+    if (container != format::bitmill) return usage("levels are those of format bitmill");
+    const auto holds = [&](scheme_type type) {
+        return std::count(options.levels.begin(), options.levels.end(), type) == 1;
+    };
+    const bool alone = options.levels.size() == 1 && holds(options.to);
+    const bool both = base.planes && holds(scheme_type::int8) && holds(scheme_type::int4);
+    if (alone || both) return {};
+    return usage(std::string("levels: ") + facts(options.to).name + " has " + facts(options.to).name +
+                 (options.to == scheme_type::int8 ? " or int8,int4" : " only"));
 }
 
 inline result<void> check_options(const mill_options& options, format container, const scheme& base,
                                   method chosen) {
     const auto& type = facts(options.to);
-    if (options.embeddings == embeddings::int8)
+    if (options.embeddings == embeddings::int8 && container != format::bitmill)
         return usage(
-            "embeddings int8 is refused: transformers cannot load a packed embedding; the bitmill format "
-            "holds it, which this version does not write. fp16 and keep work",
+            "embeddings int8 is refused: transformers cannot load a packed embedding; format bitmill holds "
+            "it. "
+            "fp16 and keep work",
             error_code::unsupported);
+    if (container == format::bitmill && !type.integer)
+        return usage(std::string("bitmill holds integer levels; ") + type.name + " needs " +
+                     (type.code_book ? "bitsandbytes" : "plain"));
+    if (auto sound = check_levels(options, container, base); !sound) return sound;
     if (!(options.weight_threshold >= 0 && options.weight_threshold <= 3.4e38f))
         return usage("weight_threshold must be a number of 0 or more");
     if (options.double_quant && !type.code_book) return usage("double_quant goes with nf4 and fp4");
@@ -235,6 +269,9 @@ inline bool fit_block(scheme& s, std::uint64_t cols) {
     return false;
 }
 
+// A reader of packed codes sees their width from the length of a row, which is filled to whole words.
+inline constexpr std::uint64_t least_cols = 16;
+
 class planner {
 public:
     planner(const mill_options& options, mill_plan& plan) : options_(options), plan_(plan) {}
@@ -269,8 +306,13 @@ public:
             else
                 t.reason = why_kept(t.role);
             if (wish && unreadable(t)) wish.reset();
-            if (t.role == tensor_role::embedding && options_.embeddings == embeddings::fp16)
+            const bool native = plan_.format == format::bitmill;
+            const auto tables = options_.embeddings.value_or(native ? embeddings::int8 : embeddings::keep);
+            if (t.role == tensor_role::embedding && tables == embeddings::fp16)
                 wish = scheme{.type = scheme_type::f16};
+            if (t.role == tensor_role::embedding && tables == embeddings::int8)
+                wish = scheme{.scale_dtype = dtype::f16};
+            if (wish && t.role == tensor_role::embedding) t.reason.clear();
         }
         if (wish && !include_.empty() && !include_.match(t.name)) {
             wish.reset();
@@ -292,6 +334,7 @@ public:
 private:
     // What a reader could not load although it is a Linear; says why.
     [[nodiscard]] bool unreadable(planned_tensor& t) const {
+        if (plan_.format == format::bitmill) return false;
         if (one_of(plan_.model_type, t5_models) && t.name.ends_with(".wo.weight")) {
             t.reason = "transformers reads T5's wo.weight itself";
         } else if (plan_.format == format::bitsandbytes && t.name.find(".experts.") != std::string::npos) {
@@ -306,7 +349,9 @@ private:
         for (const auto& rule : overrides_) {
             if (!rule.pattern.match(t.name)) continue;
             const bool coded = rule.to && (facts(rule.to->type).integer || facts(rule.to->type).code_book);
-            if (coded && t.role != tensor_role::linear && t.role != tensor_role::head) {
+            const bool codable = t.role == tensor_role::linear || t.role == tensor_role::head ||
+                                 (t.role == tensor_role::embedding && plan_.format == format::bitmill);
+            if (coded && !codable) {
                 if (options_.strict)
                     return error{.code = error_code::invalid_argument,
                                  .message = std::string("an override asks for ") + facts(rule.to->type).name +
@@ -324,11 +369,16 @@ private:
     // Fits the wish to this tensor.
     result<void> settle(planned_tensor& t) const {
         scheme& s = *t.effective;
-        t.method = s.type == plan_.base.type     ? plan_.method
-                   : s.type == scheme_type::int4 ? method::mse
-                                                 : method::absmax;
+        t.method = s.type == plan_.base.type && s.planes == plan_.base.planes ? plan_.method
+                   : s.type == scheme_type::int4 || s.planes                  ? method::mse
+                                                                              : method::absmax;
         if (facts(s.type).integer) {
-            s.scale_dtype = t.source_dtype == dtype::f64 ? dtype::f32 : t.source_dtype;
+            if (plan_.format == format::bitmill && t.cols() < least_cols)
+                return keep(
+                    t, "rows of " + std::to_string(t.cols()) + " weights are too short to tell widths apart",
+                    options_.strict);
+            if (plan_.format != format::bitmill)
+                s.scale_dtype = t.source_dtype == dtype::f64 ? dtype::f32 : t.source_dtype;
             const bool packed = plan_.activation == activation::floating;
             s.offset_binary = packed;
             s.row_alignment = packed ? 4 : 1;
@@ -436,11 +486,9 @@ BITMILL_INLINE result<mill_plan> make_plan(const checkpoint& model, const mill_o
     mill_plan plan;
     plan.base = detail::base_scheme(options);
     plan.activation = options.activation;
-    plan.method = options.method.value_or(options.to == scheme_type::int4 ? method::mse : method::absmax);
-    plan.format = options.format != format::automatic ? options.format
-                  : facts(options.to).integer         ? format::compressed_tensors
-                  : facts(options.to).code_book       ? format::bitsandbytes
-                                                      : format::plain;
+    plan.method = options.method.value_or(
+        options.to == scheme_type::int4 || plan.base.planes ? method::mse : method::absmax);
+    plan.format = detail::container_of(options);
     if (auto sound = detail::check_options(options, plan.format, plan.base, plan.method); !sound)
         return sound.error();
     detail::planner planner(options, plan);

@@ -47,6 +47,16 @@ BITMILL_INLINE error_metrics mill_report::error() const {
     return all;
 }
 
+BITMILL_INLINE error_metrics mill_report::base_error() const {
+    error_metrics all;
+    for (const auto& one : tensors) {
+        if (!one.measured) continue;
+        const error_metrics& error = one.base_error ? *one.base_error : one.error;
+        all.add(error.sums(), error.elements());
+    }
+    return all;
+}
+
 BITMILL_INLINE std::string mill_report::json(int indent) const {
     using detail::ordered_json;
     ordered_json list = ordered_json::array();
@@ -63,6 +73,8 @@ BITMILL_INLINE std::string mill_report::json(int indent) const {
                                  {"bytes", one.bytes},
                                  {"bits_per_weight", 8 * detail::ratio(one.bytes, one.elements)}});
         if (one.measured) row.update(detail::error_json(one.error));
+        if (one.residual_bytes != 0) row["residual_bytes"] = one.residual_bytes;
+        if (one.base_error) row["base_snr_db"] = detail::number_or_null(one.base_error->snr_db());
         list.push_back(std::move(row));
     }
     const std::uint64_t f32_bytes = parameters * 4;
@@ -85,6 +97,17 @@ BITMILL_INLINE std::string mill_report::json(int indent) const {
          {"gb_per_second", seconds > 0 ? static_cast<double>(source_bytes) / seconds / 1e9 : 0.0},
          {"error", dry_run ? ordered_json(nullptr) : ordered_json(detail::error_json(error()))},
          {"warnings", warnings}});
+    if (residual_bytes != 0) {
+        const auto level = [&](const char* name, std::uint64_t size, const error_metrics& error) {
+            return detail::json_object(
+                {{"level", name},
+                 {"bytes", size},
+                 {"bits_per_weight", 8 * detail::ratio(size, parameters)},
+                 {"error", dry_run ? ordered_json(nullptr) : ordered_json(detail::error_json(error))}});
+        };
+        out["residual_bytes"] = residual_bytes;
+        out["levels"] = {level("int4", bytes - residual_bytes, base_error()), level("int8", bytes, error())};
+    }
     out["tensors"] = std::move(list);
     return out.dump(indent, ' ', false, ordered_json::error_handler_t::replace);
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <set>
@@ -7,6 +8,7 @@
 #include <bitmill/codec/code_book.hpp>
 #include <bitmill/codec/codec.hpp>
 #include <bitmill/core/checked.hpp>
+#include <bitmill/detail/hf_config-inl.hpp>
 #include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
 #include <bitmill/mill/stored.hpp>
@@ -17,7 +19,7 @@ namespace detail {
 // Collects the tensors of one weight after the other; whatever belongs to none is plain.
 class stored_reader {
 public:
-    explicit stored_reader(const checkpoint& model) : model_(model) {}
+    stored_reader(const checkpoint& model, std::optional<scheme_type> level) : model_(model), level_(level) {}
 
     result<stored_model> read() {
         if (!model_.config_text().empty()) {
@@ -30,14 +32,21 @@ public:
                     out_.quant_method = (*found)["quant_method"].get<std::string>();
                 if (out_.quant_method == "compressed-tensors")
                     if (auto read = read_groups(*found); !read) return read.error();
+                if (native())
+                    if (auto read = open_levels(*found); !read) return read.error();
             }
         }
+        if (level_ && !native())
+            return error{.code = error_code::invalid_argument,
+                         .message = "a level can be chosen of a bitmill folder, which this is not",
+                         .file = model_.root()};
         if (!out_.quant_method.empty() && out_.quant_method != "compressed-tensors" &&
-            out_.quant_method != "bitsandbytes")
+            out_.quant_method != "bitsandbytes" && !native())
             return error{
                 .code = error_code::unsupported,
-                .message = "quantization method '" + out_.quant_method +
-                           "' is not read by this version; it reads compressed-tensors and bitsandbytes",
+                .message =
+                    "quantization method '" + out_.quant_method +
+                    "' is not read by this version; it reads compressed-tensors, bitsandbytes and bitmill",
                 .file = model_.root() + "/config.json"};
         if (auto done =
                 each([&](const tensor_info& info, checkpoint::location at) { return read_coded(info, at); });
@@ -47,11 +56,93 @@ public:
                 each([&](const tensor_info& info, checkpoint::location at) { return read_plain(info, at); });
             !done)
             return done.error();
+        if (auto done = check_residuals(); !done) return done.error();
         return std::move(out_);
     }
 
 private:
     using location = checkpoint::location;
+
+    [[nodiscard]] bool native() const { return out_.quant_method == "bitmill"; }
+
+    // What the folder says that it holds, and the residual planes that are there, unless a lower level is wanted.
+    result<void> open_levels(const json& config) {
+        const std::string path = model_.root() + "/config.json";
+        if (const auto version = config.find("version"); version == config.end() || *version != 1)
+            return error{.code = error_code::unsupported,
+                         .message = "is of another version of format bitmill than 1; use a later bitmill",
+                         .file = path};
+        const auto levels = config.find("levels");
+        const bool is_list = levels != config.end() && levels->is_array();
+        if (level_ &&
+            (!is_list || std::find(levels->begin(), levels->end(), facts(*level_).name) == levels->end()))
+            return error{.code = error_code::invalid_argument,
+                         .message = std::string("this folder has no level ") + facts(*level_).name +
+                                    "; its levels: " + (is_list ? levels->dump() : "not said"),
+                         .file = path};
+        out_.residuals.resize(model_.shard_count());
+        const bool two_levels = is_list && levels->size() > 1;
+        if (!two_levels || level_ == scheme_type::int4) return {};
+        for (std::size_t shard = 0; shard < model_.shard_count(); ++shard) {
+            const std::string name = residual_name(model_.shard_name(shard));
+            const auto there = is_there(model_.root() + "/" + name);
+            if (!there) return there.error();
+            if (!*there) continue;
+            auto file = input_file::open_beneath(model_.root(), name);
+            if (!file) return file.error();
+            auto planes = safetensors_file::open(std::move(*file));
+            if (!planes) return planes.error();
+            out_.residuals[shard].emplace(std::move(*planes));
+        }
+        const bool any = std::any_of(out_.residuals.begin(), out_.residuals.end(),
+                                     [](const auto& one) { return one.has_value(); });
+        if (level_ == scheme_type::int8 && !any)
+            return error{
+                .code = error_code::bad_input,
+                .message = "the residual plane of level int8 is not there; copy it back, or take int4",
+                .file = model_.root() + "/" + residual_name(model_.shard_name(0))};
+        return {};
+    }
+
+    // The residual plane of a base of 4 bits makes 8 of it.
+    result<void> add_residual(stored_tensor& stored, const std::string& weight) {
+        const std::size_t shard = stored.codes.shard;
+        if (out_.residuals.empty() || !out_.residuals[shard]) return {};
+        const auto& file = *out_.residuals[shard];
+        const auto found = file.find(weight + "_residual");
+        if (!found) return {};
+        const tensor_info plane = file[*found];
+        const std::uint64_t bytes = info(stored.codes).bytes;
+        const bool fits = plane.type == dtype::u8 && plane.bytes == bytes && plane.shape.size() == 2 &&
+                          plane.shape[0] == stored.shape[0];
+        if (!fits || !stored.scheme->symmetric || stored.scheme->type != scheme_type::int4 ||
+            stored.scheme->granularity == granularity::per_tensor || stored.scheme->scale_dtype == dtype::f32)
+            return error{.code = error_code::bad_input,
+                         .message = "is not the residual plane of " + to_text(*stored.scheme) + " codes of " +
+                                    std::to_string(bytes) + " bytes",
+                         .file = file.file().path(),
+                         .tensor = weight + "_residual",
+                         .offset = plane.offset};
+        stored.scheme->type = scheme_type::int8;
+        stored.scheme->planes = true;
+        stored.scheme->offset_binary = false;
+        stored.residual = {shard, *found};
+        stored.bytes += plane.bytes;
+        ++residuals_used_;
+        return {};
+    }
+
+    // A plane that is left over belongs to other weights.
+    [[nodiscard]] result<void> check_residuals() const {
+        std::size_t there = 0;
+        for (const auto& file : out_.residuals) there += file ? file->size() : 0;
+        if (there == residuals_used_) return {};
+        return error{.code = error_code::bad_input,
+                     .message = "holds " + std::to_string(there) + " residual planes, of which " +
+                                std::to_string(residuals_used_) +
+                                " belong to weights of the folder: it is of another model",
+                     .file = model_.root() + "/" + residual_name(model_.shard_name(0))};
+    }
 
     template <class Body>
     result<void> each(const Body& body) const {
@@ -125,7 +216,7 @@ private:
 
     result<void> read_coded(const tensor_info& tensor, location at) {
         const std::string name(tensor.name);
-        if (out_.quant_method == "compressed-tensors") {
+        if (out_.quant_method == "compressed-tensors" || native()) {
             constexpr std::string_view packed = "_packed";
             if (name.ends_with(".weight_packed"))
                 return read_packed(tensor, at, name.substr(0, name.size() - packed.size()));
@@ -181,8 +272,9 @@ private:
 
     result<void> add_integers(const tensor_info& tensor, location at, const std::string& weight,
                               std::vector<std::uint64_t> shape, scheme_type type, bool packed) {
+        const bool asymmetric = native() && model_.find(weight + "_zero_point");
         for (const char* tail : {"_zero_point", "_g_idx"})
-            if (model_.find(weight + tail))
+            if (!asymmetric && model_.find(weight + tail))
                 return bad(tensor, at, std::string("weight") + tail + " is not read by this version",
                            error_code::unsupported);
         auto scales = partner(tensor, at, weight, "_scale");
@@ -207,7 +299,28 @@ private:
             return bad(scale, *scales,
                        "scales must be [1], [out, 1] or [out, groups] with groups that divide a row");
         }
-        return add(tensor, at, weight, std::move(shape), scale.type, s, *scales);
+        s.symmetric = !asymmetric;
+        const std::uint64_t scale_count = scale.elements;
+        // Ours keeps scales of 16 bits whatever the weight's dtype was, and says nothing of that.
+        const dtype was = native() ? native_dtype() : scale.type;
+        if (auto done = add(tensor, at, weight, std::move(shape), was, s, *scales); !done) return done;
+        stored_tensor& stored = out_.tensors.back();
+        if (asymmetric) {
+            auto zeros = partner(tensor, at, weight, "_zero_point");
+            if (!zeros) return zeros.error();
+            if (info(*zeros).type != dtype::i8 || info(*zeros).elements != scale_count)
+                return bad(info(*zeros), *zeros, "zero points must be I8, one a scale");
+            stored.zero_points = *zeros;
+        }
+        return native() ? add_residual(stored, weight) : result<void>{};
+    }
+
+    // What config.json gives for the model as a whole.
+    [[nodiscard]] dtype native_dtype() const {
+        const std::string name = config_dtype(parse_config(model_.config_text()));
+        for (const auto type : {dtype::f16, dtype::bf16})
+            if (name == facts(type).torch) return type;
+        return dtype::f32;
     }
 
     result<void> read_blocks(const tensor_info& tensor, location at, const std::string& weight) {
@@ -316,7 +429,7 @@ private:
         for (const std::string_view tail :
              {".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point", ".weight_g_idx",
               ".absmax", ".nested_absmax", ".quant_map", ".nested_quant_map", ".SCB", ".weight_format",
-              ".weight_global_scale"})
+              ".weight_global_scale", ".weight_residual"})
             if (name.ends_with(tail)) return true;
         return name.find(".quant_state.") != std::string_view::npos ||
                (name.ends_with(".weight") && !facts(tensor.type).weight);
@@ -344,6 +457,8 @@ private:
     }
 
     const checkpoint& model_;
+    std::optional<scheme_type> level_;
+    std::size_t residuals_used_ = 0;
     stored_model out_;
     std::set<unsigned> bits_;
     std::map<std::string, std::string> owner_;  // stored tensor -> the weight that it belongs to
@@ -352,9 +467,9 @@ private:
 
 }  // namespace detail
 
-BITMILL_INLINE result<stored_model> read_stored(const checkpoint& model) {
-    return detail::guard(model.root(),
-                         [&]() -> result<stored_model> { return detail::stored_reader(model).read(); });
+BITMILL_INLINE result<stored_model> read_stored(const checkpoint& model, std::optional<scheme_type> level) {
+    return detail::guard(
+        model.root(), [&]() -> result<stored_model> { return detail::stored_reader(model, level).read(); });
 }
 
 }  // namespace bitmill

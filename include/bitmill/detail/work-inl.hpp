@@ -79,46 +79,55 @@ private:
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// The weight files of an output, in the source's sharding. In a dry run only their sizes.
+// The file of the residual planes beside a file of weights.
+inline std::string residual_name(const std::string& weights) {
+    constexpr std::string_view ending = ".safetensors";
+    const std::size_t stem = weights.ends_with(ending) ? weights.size() - ending.size() : weights.size();
+    return weights.substr(0, stem) + ".int8.safetensors";
+}
+
+// The weight files of an output, in the source's sharding, then those of the residual planes, which no index names:
+// without them the folder is whole, at a lower level. In a dry run only their sizes.
 class weight_files {
 public:
-    explicit weight_files(const checkpoint& model) : model_(model), specs_(model.shard_count()) {}
+    explicit weight_files(const checkpoint& model) : model_(model), specs_(2 * model.shard_count()) {}
 
     struct place {
-        std::size_t shard;
+        std::size_t file;
         std::size_t spec;
     };
     place add(std::size_t shard, tensor_spec spec, std::uint64_t bytes) {
         tensor_bytes_ += bytes;
-        if (!weight_map_.emplace(spec.name, name_of(shard)).second && collision_.code == error_code::ok) {
-            collision_ = {.code = error_code::bad_input,
-                          .message = "two tensors of the output would have this name; exclude one of them",
-                          .file = model_.shard(shard).file().path(),
-                          .tensor = spec.name};
-        }
-        specs_[shard].push_back(std::move(spec));
-        return {shard, specs_[shard].size() - 1};
+        return add_to(shard, std::move(spec));
+    }
+    place add_residual(std::size_t shard, tensor_spec spec) {
+        return add_to(model_.shard_count() + shard, std::move(spec));
     }
 
     // Exact size of all files together. Errors: two tensors of one name.
     [[nodiscard]] result<std::uint64_t> file_bytes() const {
         if (collision_.code != error_code::ok) return collision_;
         std::uint64_t sum = 0;
-        for (const auto& shard : specs_) {
-            try {
-                sum += safetensors_writer::file_bytes(shard);
-            } catch (const exception& failure) {
-                return failure.error();
-            }
+        for (std::size_t file = 0; file < specs_.size(); ++file) {
+            const auto bytes = bytes_of(file);
+            if (!bytes) return bytes;
+            sum += *bytes;
         }
+        return sum;
+    }
+    [[nodiscard]] std::uint64_t residual_bytes() const {
+        std::uint64_t sum = 0;
+        for (std::size_t file = model_.shard_count(); file < specs_.size(); ++file) sum += *bytes_of(file);
         return sum;
     }
 
     result<void> create(const atomic_folder& folder) {
-        for (std::size_t shard = 0; shard < specs_.size(); ++shard) {
-            auto writer = safetensors_writer::create(folder.path_of(name_of(shard)), specs_[shard]);
+        writers_.resize(specs_.size());
+        for (std::size_t file = 0; file < specs_.size(); ++file) {
+            if (!exists(file)) continue;
+            auto writer = safetensors_writer::create(folder.path_of(name_of(file)), specs_[file]);
             if (!writer) return writer.error();
-            writers_.push_back(std::move(writer).value());
+            writers_[file].emplace(std::move(writer).value());
         }
         return {};
     }
@@ -126,13 +135,14 @@ public:
     // Nothing where create() was not called: then the bytes are only wanted for their digests.
     result<void> write(place where, std::uint64_t offset, const std::byte* bytes, std::uint64_t count) {
         if (writers_.empty()) return {};
-        return writers_[where.shard].write(where.spec, offset, {bytes, static_cast<std::size_t>(count)});
+        return writers_[where.file]->write(where.spec, offset, {bytes, static_cast<std::size_t>(count)});
     }
 
     // fsyncs every file, then writes the index: it is the commit record of a sharded model.
     result<void> finish(const atomic_folder& folder) {
         for (auto& writer : writers_)
-            if (auto done = writer.finish(); !done) return done;
+            if (writer)
+                if (auto done = writer->finish(); !done) return done;
         if (!model_.sharded()) return {};
         return write_file(folder.path_of(index_name), index_text());
     }
@@ -149,16 +159,44 @@ public:
         return index.dump(2) + "\n";
     }
 
-    [[nodiscard]] std::size_t shard_count() const { return specs_.size(); }
-    [[nodiscard]] const std::vector<tensor_spec>& specs(std::size_t shard) const { return specs_[shard]; }
-    [[nodiscard]] std::string name_of(std::size_t shard) const {
-        return model_.sharded() ? model_.shard_name(shard) : "model.safetensors";
+    [[nodiscard]] std::size_t file_count() const { return specs_.size(); }
+    // A shard is there even where it holds nothing; planes only where there are some.
+    [[nodiscard]] bool exists(std::size_t file) const {
+        return file < model_.shard_count() || !specs_[file].empty();
+    }
+    [[nodiscard]] const std::vector<tensor_spec>& specs(std::size_t file) const { return specs_[file]; }
+    [[nodiscard]] std::string name_of(std::size_t file) const {
+        const std::size_t shards = model_.shard_count();
+        const std::string weights =
+            model_.sharded() ? model_.shard_name(file % shards) : std::string("model.safetensors");
+        return file < shards ? weights : residual_name(weights);
     }
 
 private:
+    place add_to(std::size_t file, tensor_spec spec) {
+        const bool listed = file < model_.shard_count();
+        const bool fresh = listed ? weight_map_.emplace(spec.name, name_of(file)).second : true;
+        if (!fresh && collision_.code == error_code::ok) {
+            collision_ = {.code = error_code::bad_input,
+                          .message = "two tensors of the output would have this name; exclude one of them",
+                          .file = model_.shard(file).file().path(),
+                          .tensor = spec.name};
+        }
+        specs_[file].push_back(std::move(spec));
+        return {file, specs_[file].size() - 1};
+    }
+    [[nodiscard]] result<std::uint64_t> bytes_of(std::size_t file) const {
+        if (!exists(file)) return std::uint64_t{0};
+        try {
+            return safetensors_writer::file_bytes(specs_[file]);
+        } catch (const exception& failure) {
+            return failure.error();
+        }
+    }
+
     const checkpoint& model_;
     std::vector<std::vector<tensor_spec>> specs_;
-    std::vector<safetensors_writer> writers_;
+    std::vector<std::optional<safetensors_writer>> writers_;
     std::map<std::string, std::string> weight_map_;
     error collision_;
     std::uint64_t tensor_bytes_ = 0;

@@ -17,9 +17,9 @@ struct shard_report {
 };
 
 struct inspect_report {
-    std::string model;         // the folder
-    std::string quant_method;  // as config.json has it; "" for a plain checkpoint
-    std::vector<shard_report> shards;
+    std::string model;                 // the folder
+    std::string quant_method;          // as config.json has it; "" for a plain checkpoint
+    std::vector<shard_report> shards;  // then the files of residual planes
     std::vector<stored_tensor> tensors;
 
     // One JSON object: model, quant_method, shards [{name, bytes, tensors}], tensors [{name, shape, dtype,

@@ -19,10 +19,12 @@ namespace bitmill {
 [[nodiscard]] result<mill_report> quantize(const std::string& model, const std::string& out,
                                            const mill_options& options);
 
-// A plain checkpoint back from compressed-tensors (symmetric int8, int4), bitsandbytes (nf4, fp4) or plain.
-// `type`: f32, f16 or bf16 for every float tensor; unset: each tensor in the dtype it had before.
+// A plain checkpoint back from compressed-tensors (symmetric int8, int4), bitsandbytes (nf4, fp4), bitmill or plain.
+// `type`: f32, f16 or bf16 for every float tensor; unset: each tensor in the dtype it had before (from bitmill: coded
+// ones in that of config.json). `level`: which one of a bitmill folder; unset: the highest that is there.
 [[nodiscard]] result<mill_report> dequantize(const std::string& model, const std::string& out,
-                                             std::optional<dtype> type, const work_options& options);
+                                             std::optional<dtype> type, const work_options& options,
+                                             std::optional<scheme_type> level = {});
 
 }  // namespace bitmill
 

@@ -17,12 +17,14 @@
 namespace bitmill {
 
 // Container and conventions of the output. `automatic`: plain for fp32, fp16 and bf16, compressed_tensors for
-// int8 and int4, bitsandbytes for nf4 and fp4.
+// int8 and int4, bitsandbytes for nf4 and fp4. `bitmill` is our own: int8 lies in it as two planes, so that one folder
+// holds the levels int8 and int4, and embeddings are coded, too.
 enum class format : std::uint8_t {
     automatic,
     plain,
     compressed_tensors,
-    bitsandbytes
+    bitsandbytes,
+    bitmill
 };
 [[nodiscard]] const char* to_text(format value) noexcept;
 [[nodiscard]] result<format> format_from_text(std::string_view text);
@@ -51,6 +53,9 @@ struct level_choice {
     bitmill::activation activation = activation::floating;
 };
 [[nodiscard]] result<level_choice> level_from_text(std::string_view text);
+
+// Levels of a bitmill folder, such as "int8,int4".
+[[nodiscard]] result<std::vector<scheme_type>> levels_from_text(std::string_view text);
 
 // For dequantize: f32, f16, bf16; torch's names (float32 ...) too.
 [[nodiscard]] result<dtype> float_dtype_from_text(std::string_view text);
@@ -90,9 +95,10 @@ struct mill_options : work_options {
     std::size_t block_size = 64;                      // nf4, fp4
     bool double_quant = false;
     bool symmetric = true;
-    std::optional<bitmill::method> method;  // unset: int4 mse, else absmax
+    std::optional<bitmill::method> method;  // unset: mse for int4 and planes, else absmax
     bitmill::activation activation = activation::floating;
-    bitmill::embeddings embeddings = embeddings::keep;
+    std::optional<bitmill::embeddings> embeddings;  // unset: int8 in format bitmill, else keep
+    std::vector<scheme_type> levels;   // format bitmill: unset: int8 and int4 for int8, else `to` alone
     std::vector<std::string> include;  // ECMAScript regular expressions, searched in tensor names
     std::vector<std::string> exclude;
     std::vector<std::string> override;  // "RE=SCHEME", SCHEME as in scheme_from_text; the last wins

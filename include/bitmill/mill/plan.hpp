@@ -32,6 +32,8 @@ struct output_part {
         codes,
         scales,
         nested_scales,
+        zero_points,
+        residual,  // lies in a file of its own
         constant
     };
     kind what = kind::copy;

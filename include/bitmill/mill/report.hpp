@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,9 @@ struct tensor_report {
     std::uint64_t bytes = 0;  // with scales and all else that belongs to it
     bool measured = false;    // coded, and not a dry run: error is valid
     error_metrics error;
+    // Where it lies in two planes: the share of `bytes` of the residual, and the error without it.
+    std::uint64_t residual_bytes = 0;
+    std::optional<error_metrics> base_error;
 };
 
 struct mill_report {
@@ -36,6 +40,7 @@ struct mill_report {
     std::uint64_t parameters = 0;        // elements of float tensors
     std::uint64_t source_bytes = 0;      // of weight files, as they lie
     std::uint64_t bytes = 0;             // of the new weight files, exact also in a dry run
+    std::uint64_t residual_bytes = 0;    // of `bytes`: the files of the residual planes
     std::uint64_t side_bytes = 0;        // of the files that came along
     double seconds = 0;
     std::vector<std::string> warnings;
@@ -45,6 +50,8 @@ struct mill_report {
     [[nodiscard]] double bits_per_weight() const;
     // Error over all coded tensors together.
     [[nodiscard]] error_metrics error() const;
+    // The same without the residual planes: what the lower level of the folder costs.
+    [[nodiscard]] error_metrics base_error() const;
     // One JSON object with the fields above, by the same names, and the ratios that follow from them; numbers that
     // are not finite (the SNR of an exact copy) are null. indent < 0: one line.
     [[nodiscard]] std::string json(int indent = 2) const;

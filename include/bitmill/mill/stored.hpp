@@ -22,18 +22,28 @@ struct stored_tensor {
     checkpoint::location codes{};
     checkpoint::location scales{};         // coded tensors only
     checkpoint::location nested_scales{};  // double_quant only
+    checkpoint::location zero_points{};    // asymmetric only
+    checkpoint::location residual{};       // planes only: shard counts in stored_model::residuals
     float nested_offset = 0;
 };
 
 struct stored_model {
     std::string quant_method;  // as config.json has it; "" for a plain checkpoint
     std::vector<stored_tensor> tensors;
+    // Format bitmill: the residual planes beside each shard, where they are there and wanted.
+    std::vector<std::optional<safetensors_file>> residuals;
+
+    [[nodiscard]] const safetensors_file& residual_of(const stored_tensor& t) const {
+        return *residuals.at(t.residual.shard);
+    }
 };
 
-// Reads compressed-tensors (pack-quantized and int-quantized, symmetric, 8 and 4 bits) and bitsandbytes (nf4, fp4).
+// Reads compressed-tensors (pack-quantized and int-quantized, symmetric, 8 and 4 bits), bitsandbytes (nf4, fp4) and
+// bitmill. `level`: of a bitmill folder that has several; unset: the highest whose files are there.
 // Errors: bad_input where the tensors of a weight do not fit together (names file and tensor), unsupported for
-// another quantization method.
-[[nodiscard]] result<stored_model> read_stored(const checkpoint& model);
+// another quantization method, invalid_argument for a level that the folder has not.
+[[nodiscard]] result<stored_model> read_stored(const checkpoint& model,
+                                               std::optional<scheme_type> level = {});
 
 }  // namespace bitmill
 
