@@ -256,7 +256,7 @@ TEST_CASE("plan: what no reader loads is refused, and the message says what work
     };
     constexpr auto unsupported = error_code::unsupported;
     constexpr auto invalid = error_code::invalid_argument;
-    CHECK(holds(refused([](auto& o) { o.symmetric = false; }, unsupported), "encode()"));
+    CHECK(holds(refused([](auto& o) { o.symmetric = false; }, unsupported), "bitmill"));
     const auto tables = refused([](auto& o) { o.embeddings = bitmill::embeddings::int8; }, unsupported);
     CHECK(holds(tables, "fp16"));
     CHECK(holds(tables, "keep"));

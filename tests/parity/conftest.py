@@ -38,6 +38,14 @@ OUTPUTS = {
     "bf16": ["--to", "bf16"],
 }
 
+# Those that only bitmill reads.
+NATIVE = {
+    "planes": ["--to", "int8", "--format", "bitmill"],
+    "planes-absmax": ["--to", "int8", "--format", "bitmill", "--method", "absmax"],
+    "native-int8": ["--to", "int8", "--format", "bitmill", "--levels", "int8", "--asymmetric"],
+    "native-int4": ["--to", "int4", "--format", "bitmill"],
+}
+
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden/minilm.json and pass")

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from conftest import OUTPUTS, ROOT, tree_hashes
+from conftest import NATIVE, OUTPUTS, ROOT, tree_hashes
 
+ALL = {**OUTPUTS, **NATIVE}
 GOLDEN = ROOT / "tests" / "golden" / "minilm.json"
 
 
@@ -23,35 +24,35 @@ def test_forcing_an_isa_works(bitmill, isas):
     assert "z80" in refused.err
 
 
-@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("name", ALL)
 def test_same_bytes_for_every_isa(name, bitmill, isas, milled, minilm, tmp_path):
-    expected = tree_hashes(milled(*OUTPUTS[name]))
+    expected = tree_hashes(milled(*ALL[name]))
     assert expected
     for isa in isas:
         out = tmp_path / isa.replace("/", "_")
-        bitmill("quantize", minilm, "-o", out, *OUTPUTS[name], env={"BITMILL_FORCE_ISA": isa})
+        bitmill("quantize", minilm, "-o", out, *ALL[name], env={"BITMILL_FORCE_ISA": isa})
         assert tree_hashes(out) == expected, isa
 
 
-@pytest.mark.parametrize("name", ["int8", "int4", "nf4-double-quant"])
+@pytest.mark.parametrize("name", ["int8", "int4", "nf4-double-quant", "planes"])
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_same_bytes_for_every_thread_count(name, threads, bitmill, milled, minilm, tmp_path):
     out = tmp_path / "out"
-    bitmill("quantize", minilm, "-o", out, *OUTPUTS[name], "--threads", threads)
-    assert tree_hashes(out) == tree_hashes(milled(*OUTPUTS[name]))
+    bitmill("quantize", minilm, "-o", out, *ALL[name], "--threads", threads)
+    assert tree_hashes(out) == tree_hashes(milled(*ALL[name]))
 
 
-@pytest.mark.parametrize("name", ["int8", "int8-per-tensor", "int4", "nf4-double-quant", "fp16"])
+@pytest.mark.parametrize("name", ["int8", "int8-per-tensor", "int4", "nf4-double-quant", "fp16", "planes"])
 @pytest.mark.parametrize("limit", ["8M", "1G"])
 def test_same_bytes_for_every_memory_limit(name, limit, bitmill, milled, minilm, tmp_path):
     out = tmp_path / "out"
-    bitmill("quantize", minilm, "-o", out, *OUTPUTS[name], "--memory-limit", limit)
-    assert tree_hashes(out) == tree_hashes(milled(*OUTPUTS[name]))
+    bitmill("quantize", minilm, "-o", out, *ALL[name], "--memory-limit", limit)
+    assert tree_hashes(out) == tree_hashes(milled(*ALL[name]))
 
 
-@pytest.mark.parametrize("name", ["int8", "nf4"])
+@pytest.mark.parametrize("name", ["int8", "nf4", "planes", "native-int8"])
 def test_dequantize_gives_the_same_bytes_everywhere(name, bitmill, isas, milled, tmp_path):
-    folder, seen = milled(*OUTPUTS[name]), set()
+    folder, seen = milled(*ALL[name]), set()
     for i, (isa, threads) in enumerate((isa, threads) for isa in isas for threads in (1, 3)):
         out = tmp_path / str(i)
         bitmill("dequantize", folder, "-o", out, "--threads", threads, env={"BITMILL_FORCE_ISA": isa})
@@ -62,7 +63,7 @@ def test_dequantize_gives_the_same_bytes_everywhere(name, bitmill, isas, milled,
 def test_golden_hashes(milled, request):
     """tests/golden/minilm.json is rewritten by `pytest tests/parity -k golden --update-golden`."""
     actual = {}
-    for name, options in OUTPUTS.items():
+    for name, options in ALL.items():
         hashes = tree_hashes(milled(*options))
         actual[name] = {k: v for k, v in hashes.items() if k.endswith(".safetensors") or k == "config.json"}
         assert actual[name]
