@@ -140,7 +140,8 @@ enum {
     BITMILL_SCHEME_INT8 = 4,
     BITMILL_SCHEME_INT4 = 5,
     BITMILL_SCHEME_NF4 = 6,
-    BITMILL_SCHEME_FP4 = 7
+    BITMILL_SCHEME_FP4 = 7,
+    BITMILL_SCHEME_INT2 = 8
 };
 
 typedef int32_t bitmill_granularity;
@@ -156,7 +157,7 @@ enum {
 typedef int32_t bitmill_method;
 enum {
     BITMILL_ABSMAX = 0, /* scales from the largest magnitude; asymmetric: from min and max */
-    BITMILL_MSE = 1     /* scales by a least-squares search: int8 and int4, per_channel and group */
+    BITMILL_MSE = 1     /* scales by a least-squares search: int8, int4, int2, per_channel and group */
 };
 
 /* How a matrix is stored. */
@@ -164,15 +165,15 @@ typedef struct bitmill_scheme {
     uint32_t struct_size;
     bitmill_scheme_type type;
     bitmill_granularity granularity;
-    bitmill_dtype scale_dtype; /* int8, int4: F32 (also 0), F16 or BF16 */
+    bitmill_dtype scale_dtype; /* int8, int4, int2: F32 (also 0), F16 or BF16 */
     uint64_t group_size;       /* for group and block */
-    int32_t asymmetric;        /* int8, int4: with zero points */
+    int32_t asymmetric;        /* int8, int4, int2: with zero points; int2 is meant to have them */
     int32_t double_quant;      /* nf4, fp4: the absmax values are themselves stored in 8 bits */
     int32_t offset_binary;     /* int8: bytes hold q + 128 instead of two's complement */
     /* int8 as two planes of int4 codes: alone the base is an int4 matrix, hi * scale; with the residual it is an
      * int8 one, (16 * hi + lo) * scale / 16. Symmetric; per_channel or group; scales are F16 or BF16. */
     int32_t planes;
-    uint64_t row_alignment; /* int8, int4: rows of codes are filled with 0 to a multiple of it; 0: 1 */
+    uint64_t row_alignment; /* integers: rows of codes are filled with 0 to a multiple of it; 0: 1 */
 } bitmill_scheme;
 #define BITMILL_SCHEME_INIT {(uint32_t)sizeof(bitmill_scheme), 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
@@ -190,8 +191,9 @@ typedef struct bitmill_matrix {
 #define BITMILL_MATRIX_INIT {(uint32_t)sizeof(bitmill_matrix), 0, 0, 0, 0, 0}
 
 /* The parts of an encoded matrix and how many bytes there are at each pointer. Parts that a scheme lacks may be NULL.
- * int8: a byte a code. int4: two codes a byte, the first in the low half, q + 8. nf4, fp4: two codes a byte, the first
- * in the high half. zero_points are int8. fp32, fp16, bf16: codes are the elements, aligned to their size. */
+ * int8: a byte a code. int4: two codes a byte, the first in the low half, q + 8. int2: four codes a byte, the first in
+ * the lowest bits, q + 2. nf4, fp4: two codes a byte, the first in the high half. zero_points are int8, those of int2
+ * in units of 1/32. fp32, fp16, bf16: codes are the elements, aligned to their size. */
 typedef struct bitmill_encoded {
     uint32_t struct_size;
     float nested_offset; /* double_quant: the mean absmax; written by encode, read by decode */
@@ -247,8 +249,8 @@ BITMILL_API bitmill_status bitmill_encode(const bitmill_scheme* scheme, const bi
                                           const bitmill_encode_options* options, bitmill_metrics* metrics,
                                           bitmill_error* error);
 
-/* Decodes into a matrix of any float type: int8, int4: (q - zero_point) * scale; nf4, fp4: value[code] * absmax; in f32,
- * then rounded once. Gaps between rows are not written. hooks may be NULL; allocate and deallocate are used. */
+/* Decodes into a matrix of any float type: int8, int4: (q - zero_point) * scale; int2: (q - zero_point / 32) * scale;
+ * nf4, fp4: value[code] * absmax; in f32, then rounded once. Gaps between rows are not written. hooks may be NULL; allocate and deallocate are used. */
 BITMILL_API bitmill_status bitmill_decode(const bitmill_scheme* scheme, const bitmill_encoded* src,
                                           const bitmill_matrix* matrix, void* dst, const bitmill_hooks* hooks,
                                           bitmill_error* error);

@@ -109,7 +109,7 @@ inline constexpr pinned<scheme_type> scheme_types[] = {
     {BITMILL_SCHEME_FP32, scheme_type::f32},  {BITMILL_SCHEME_FP16, scheme_type::f16},
     {BITMILL_SCHEME_BF16, scheme_type::bf16}, {BITMILL_SCHEME_INT8, scheme_type::int8},
     {BITMILL_SCHEME_INT4, scheme_type::int4}, {BITMILL_SCHEME_NF4, scheme_type::nf4},
-    {BITMILL_SCHEME_FP4, scheme_type::fp4}};
+    {BITMILL_SCHEME_FP4, scheme_type::fp4},   {BITMILL_SCHEME_INT2, scheme_type::int2}};
 inline constexpr pinned<granularity> granularities[] = {{BITMILL_PER_CHANNEL, granularity::per_channel},
                                                         {BITMILL_PER_TENSOR, granularity::per_tensor},
                                                         {BITMILL_GROUP, granularity::group},

@@ -24,7 +24,7 @@ struct buffers {
     std::vector<float> decoded = std::vector<float>(rows * cols, 1.0f);
     std::vector<std::byte> codes = std::vector<std::byte>(rows * cols, std::byte{1});
     std::vector<std::byte> scales = std::vector<std::byte>(rows * cols / 8, std::byte{1});
-    std::vector<std::byte> nested = std::vector<std::byte>(rows * cols / 1024, std::byte{1});
+    std::vector<std::byte> zeros = std::vector<std::byte>(rows * cols / 32, std::byte{1});
 
     buffers() {
         bitmill::run_parallel(threads, rows, [this](std::size_t row) {
@@ -51,7 +51,8 @@ void run_tiles(benchmark::State& state, const std::function<void(std::size_t row
 bitmill::encoded_view view_at(const bitmill::scheme& s, std::size_t row) {
     auto& all = shared();
     const auto before = bitmill::encode_bound(s, row, cols).value();
-    return {all.codes.data() + before.codes, all.scales.data() + before.scales, nullptr, nullptr, 0};
+    return {all.codes.data() + before.codes, all.scales.data() + before.scales,
+            all.zeros.data() + before.zero_points, nullptr, 0};
 }
 
 void encode(benchmark::State& state, const bitmill::scheme& s, bitmill::method method, bool measure) {
@@ -82,11 +83,12 @@ void decode(benchmark::State& state, const bitmill::scheme& s) {
     });
 }
 
-bitmill::scheme int_scheme(bitmill::scheme_type type, std::size_t group) {
+bitmill::scheme int_scheme(bitmill::scheme_type type, std::size_t group, bool symmetric = true) {
     bitmill::scheme s;
     s.type = type;
     s.granularity = group == 0 ? bitmill::granularity::per_channel : bitmill::granularity::group;
     s.group_size = group;
+    s.symmetric = symmetric;
     return s;
 }
 
@@ -125,6 +127,7 @@ int main(int argc, char** argv) {
     const auto int8_channel = int_scheme(scheme_type::int8, 0);
     const auto int8_group = int_scheme(scheme_type::int8, 128);
     const auto int4_group = int_scheme(scheme_type::int4, 128);
+    const auto int2_group = int_scheme(scheme_type::int2, 32, false);
     const auto nf4 = book_scheme(scheme_type::nf4);
     if (const char* forced = std::getenv("BITMILL_FORCE_ISA")) bitmill::set_isa(forced).value();
     shared();  // filled before any clock starts
@@ -141,10 +144,13 @@ int main(int argc, char** argv) {
         add(("encode/nf4_block64" + tail).c_str(), [=](auto& s) { encode(s, nf4, method::absmax, measure); });
         add(("encode/int4_group128_mse" + tail).c_str(),
             [=](auto& s) { encode(s, int4_group, method::mse, measure); });
+        add(("encode/int2_group32_mse" + tail).c_str(),
+            [=](auto& s) { encode(s, int2_group, method::mse, measure); });
     }
     add("decode/int8_channel", [=](auto& s) { decode(s, int8_channel); });
     add("decode/int8_group128", [=](auto& s) { decode(s, int8_group); });
     add("decode/int4_group128", [=](auto& s) { decode(s, int4_group); });
+    add("decode/int2_group32", [=](auto& s) { decode(s, int2_group); });
     add("decode/nf4_block64", [=](auto& s) { decode(s, nf4); });
     benchmark::AddCustomContext("bitmill_isa", bitmill::isa());
     benchmark::Initialize(&argc, argv);

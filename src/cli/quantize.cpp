@@ -83,19 +83,20 @@ void add_quantize(CLI::App& app, action& chosen) {
     auto& verb = *app.add_subcommand("quantize", "mill one model");
     auto& options = flags->options;
     flags->work.add_to(verb, options);
-    verb.add_option("--to", flags->to, "int8, int4, nf4, fp4, fp16, bf16, fp32 (copy and prune only)")
+    verb.add_option("--to", flags->to, "int8, int4, int2, nf4, fp4, fp16, bf16, fp32 (copy and prune only)")
         ->required();
     verb.add_option(
         "--format", flags->format,
         "plain, compressed-tensors, bitsandbytes, bitmill (default: by level: fp16/bf16 plain, int8/int4 "
-        "compressed-tensors, nf4/fp4 bitsandbytes)");
+        "compressed-tensors, nf4/fp4 bitsandbytes, int2 bitmill)");
     verb.add_option("--levels", flags->levels,
                     "format bitmill: int8,int4 (default for int8), or one of them");
     verb.add_flag("--per-tensor", flags->per_tensor, "int8, int4: one scale for a tensor");
     verb.add_flag("--per-channel", flags->per_channel, "one scale for a row (default for int8)");
     flags->group_option =
-        verb.add_option("--group-size", flags->group_size,
-                        "one scale for N weights of a row, 0 = per channel (default for int4: 128)")
+        verb.add_option(
+                "--group-size", flags->group_size,
+                "one scale for N weights of a row, 0 = per channel (default: int4 and planes 128, int2 32)")
             ->check(not_negative());
     flags->block_option = verb.add_option("--block-size", options.block_size, "nf4, fp4: 32, 64 ... 4096")
                               ->check(not_negative())
@@ -104,7 +105,7 @@ void add_quantize(CLI::App& app, action& chosen) {
     verb.add_flag("--asymmetric", flags->asymmetric,
                   "refused for formats whose readers cannot load zero points");
     verb.add_option("--method", flags->method,
-                    "absmax or mse (default: mse for int4 and planes, else absmax)");
+                    "absmax or mse (default: mse for int4, int2 and planes, else absmax)");
     verb.add_option("--activation", flags->activation,
                     "float or dynamic-int8 (int8 only: W8A8; default: by level)");
     verb.add_option("--embeddings", flags->embeddings,

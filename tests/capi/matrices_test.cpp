@@ -22,7 +22,7 @@ void use_scheme(host& h, bitmill_scheme_type type, bool with_all_parts = true) {
         h.scheme.granularity = BITMILL_BLOCK;
         h.scheme.group_size = 64;
         h.scheme.double_quant = with_all_parts;
-    } else if (type == BITMILL_SCHEME_INT8 || type == BITMILL_SCHEME_INT4) {
+    } else if (type == BITMILL_SCHEME_INT8 || type == BITMILL_SCHEME_INT4 || type == BITMILL_SCHEME_INT2) {
         h.scheme.asymmetric = with_all_parts;
     }
     h.give_room();
@@ -30,7 +30,7 @@ void use_scheme(host& h, bitmill_scheme_type type, bool with_all_parts = true) {
 
 constexpr bitmill_scheme_type scheme_types[] = {BITMILL_SCHEME_FP32, BITMILL_SCHEME_FP16, BITMILL_SCHEME_BF16,
                                                 BITMILL_SCHEME_INT8, BITMILL_SCHEME_INT4, BITMILL_SCHEME_NF4,
-                                                BITMILL_SCHEME_FP4};
+                                                BITMILL_SCHEME_FP4,  BITMILL_SCHEME_INT2};
 
 }  // namespace
 

@@ -188,6 +188,7 @@ void run_buffers(bool every) {
                           {"int8", BITMILL_SCHEME_INT8, BITMILL_PER_CHANNEL, 0, true},
                           {"int8 per_tensor", BITMILL_SCHEME_INT8, BITMILL_PER_TENSOR, 0, false},
                           {"int4 group", BITMILL_SCHEME_INT4, BITMILL_GROUP, 128, true},
+                          {"int2 group", BITMILL_SCHEME_INT2, BITMILL_GROUP, 32, true},
                           {"nf4", BITMILL_SCHEME_NF4, BITMILL_BLOCK, 64, false},
                           {"nf4 double_quant", BITMILL_SCHEME_NF4, BITMILL_BLOCK, 64, true},
                           {"fp4", BITMILL_SCHEME_FP4, BITMILL_BLOCK, 64, true}};

@@ -23,20 +23,20 @@ constexpr dtype float_types[] = {dtype::f32, dtype::f16, dtype::bf16, dtype::f64
 
 // Wrong codes of an integer scheme: decode is (q - zero) * scale in f32, and q is the nearest or a limit.
 std::size_t wrong_integers(coded_matrix& m, const std::vector<double>& source, const std::string& decoded) {
-    const double low = m.scheme.type == scheme_type::int8 ? -128 : -8;
+    const double low = m.lowest_code();
     const double high = m.scheme.planes ? 119 : -low - 1;
     std::size_t wrong = 0;
     for (std::size_t r = 0; r < m.rows; ++r) {
         for (std::size_t c = 0; c < m.cols; ++c) {
             const std::size_t i = r * m.cols + c;
             const float scale = m.scale_at(i / m.group());
-            const int zero = m.zero_at(i / m.group());
+            const float zero = m.zero_at(i / m.group());
             const int q = m.code_at(r, c);
-            const float expected = static_cast<float>(q - zero) * scale;
+            const float expected = (static_cast<float>(q) - zero) * scale;
             float got = 0;
             std::memcpy(&got, decoded.data() + i * 4, 4);
             if (got != expected) ++wrong;
-            const double exact = source[i] / static_cast<double>(scale) + zero;
+            const double exact = source[i] / static_cast<double>(scale) + static_cast<double>(zero);
             const bool clipped = (q == low && exact <= low) || (q == high && exact >= high);
             if (!clipped && !(std::fabs(exact - q) <= 0.5 * (1 + 1e-4))) ++wrong;
         }
@@ -162,10 +162,13 @@ TEST_CASE("codec: matrices longer than one internal run") {
 TEST_CASE("codec: the fill of an aligned row is 0") {
     const auto floats = make_weights(3 * 17, 5);
     const aligned_bytes data(bytes_as(dtype::f32, floats));
-    for (const auto type : {scheme_type::int8, scheme_type::int4}) {
+    struct row_of_17 {
+        scheme_type type;
+        std::size_t used, row;
+    };
+    for (const auto& [type, used, row] :
+         {row_of_17{scheme_type::int8, 17, 24}, {scheme_type::int4, 9, 16}, {scheme_type::int2, 5, 8}}) {
         const bitmill::scheme s{.type = type, .offset_binary = true, .row_alignment = 8};
-        const std::size_t used = type == scheme_type::int8 ? 17 : 9,
-                          row = type == scheme_type::int8 ? 24 : 16;
         coded_matrix m(s, 3, 17, bitmill::encode_bound(s, 3, 17).value());
         REQUIRE(m.codes.size() == 3 * row);
         REQUIRE(bitmill::encode(s, view_of(dtype::f32, data, 3, 17), m.view));
@@ -173,6 +176,10 @@ TEST_CASE("codec: the fill of an aligned row is 0") {
         for (std::size_t r = 0; r < 3; ++r)
             for (std::size_t i = used; i < row; ++i) filled += m.codes.data()[r * row + i] == std::byte{0};
         CHECK(filled == 3 * (row - used));
+        // So are the bits past the last code of a row.
+        const unsigned last_bits = bitmill::facts(type).bits;
+        for (std::size_t r = 0; r < 3; ++r)
+            CHECK((static_cast<unsigned>(m.codes.data()[r * row + used - 1]) >> last_bits) == 0);
         CHECK(m.intact());
     }
 }

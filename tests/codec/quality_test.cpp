@@ -74,6 +74,8 @@ TEST_CASE("quality: floors on Gaussian weights") {
         {{grouped(scheme_type::int4, 128), method::mse}, 20.3},
         {{grouped(scheme_type::int4, 128), method::absmax}, 19},
         {{grouped(scheme_type::int4, 32, false), method::mse}, 22},
+        {{grouped(scheme_type::int2, 64, false), method::mse}, 9.8},
+        {{grouped(scheme_type::int2, 32, true), method::mse}, 9},
         {{blocks(scheme_type::nf4, 64)}, 20.5},
         {{blocks(scheme_type::fp4, 64)}, 18},
         {{{.type = scheme_type::f16}}, 70},
@@ -90,11 +92,51 @@ TEST_CASE("quality: floors on Gaussian weights") {
 
 namespace {
 
+// The least squared error that any scale of a fine grid and any zero point leave in a group.
+double best_squared_error(const float* group, std::size_t size) {
+    double most = 0;
+    for (std::size_t i = 0; i < size; ++i) most = std::max(most, std::fabs(static_cast<double>(group[i])));
+    double best = most * most * static_cast<double>(size);
+    for (int zero = -64; zero <= 32; zero += 4) {
+        for (double scale = 0.2 * most; scale < most; scale += 0.01 * most) {
+            double sum = 0;
+            for (std::size_t i = 0; i < size; ++i) {
+                const auto x = static_cast<double>(group[i]);
+                const double q = std::clamp(std::nearbyint(x / scale + zero / 32.0), -2.0, 1.0);
+                const double error = x - (q - zero / 32.0) * scale;
+                sum += error * error;
+            }
+            best = std::min(best, sum);
+        }
+    }
+    return best;
+}
+
+}  // namespace
+
+TEST_CASE("quality: int2 is within 0.1 dB of the best scale and zero, in 2.75 bits a weight") {
+    scheme s = grouped(scheme_type::int2, 32, false);
+    s.scale_dtype = dtype::f16;
+    const std::size_t count = 16 * 1024;
+    CHECK(bitmill::encode_bound(s, 16, 1024).value().total() * 8 <= count * 2.75);
+    for (const std::uint64_t seed : {1u, 2u, 3u}) {
+        const auto floats = make_weights(count, seed, spread::gaussian, 0.02f);
+        double signal = 0, best = 0;
+        for (const float x : floats) signal += static_cast<double>(x) * static_cast<double>(x);
+        for (std::size_t i = 0; i < count; i += 32) best += best_squared_error(&floats[i], 32);
+        const double snr = run({s, method::mse}, dtype::f32, floats, 16).own.snr();
+        CHECK(snr >= 10.4);
+        CHECK(snr >= 10 * std::log10(signal / best) - 0.1);
+    }
+}
+
+namespace {
+
 void check_mse_against_absmax(dtype scale) {
     for (const spread kind : spreads) {
         for (const float size : {0.05f, 1.0f}) {
             const auto floats = make_weights(16 * 1024, 5, kind, size);
-            for (const auto type : {scheme_type::int8, scheme_type::int4}) {
+            for (const auto type : {scheme_type::int8, scheme_type::int4, scheme_type::int2}) {
                 for (const bool symmetric : {true, false}) {
                     for (const std::size_t group : {32u, 128u, 1024u}) {
                         scheme s = grouped(type, group, symmetric);

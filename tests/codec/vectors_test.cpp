@@ -70,6 +70,36 @@ TEST_CASE("vectors: packed 4-bit and 8-bit rows of compressed-tensors") {
     CHECK(words_of(m) == words{0x81807f00, 0x877a85ff});
 }
 
+TEST_CASE("vectors: 2-bit codes, four a byte from the lowest bits; zero points in units of 1/32") {
+    std::vector<float> row;
+    for (int i = 0; i < 16; ++i) row.push_back(static_cast<float>(i % 4 - 2));
+    bitmill::encode_options options;
+    options.range = bitmill::value_range{-1.5f, 1.5f};  // a scale of 1
+    const scheme s = packed(scheme_type::int2, granularity::per_tensor);
+    coded_matrix m(s, 1, 16, bitmill::encode_bound(s, 1, 16).value());
+    REQUIRE(bitmill::encode(s, {dtype::f32, row.data(), 1, 16}, m.view, options));
+    CHECK(m.scale_at(0) == 1.0f);
+    CHECK(words_of(m) == words{0xe4e4e4e4});
+    CHECK(m.decoded(dtype::f32) == bytes_as(dtype::f32, row));
+
+    // Levels on both sides of 0: no whole zero point stands for them.
+    const std::vector<float> halves{-3, -1, 1, 3, 3, 1, -1, -3};
+    for (const auto how : {bitmill::method::absmax, bitmill::method::mse}) {
+        scheme group{.type = scheme_type::int2,
+                     .granularity = granularity::group,
+                     .group_size = 8,
+                     .symmetric = false,
+                     .scale_dtype = dtype::f16};
+        coded_matrix coded(group, 1, 8, bitmill::encode_bound(group, 1, 8).value());
+        options.method = how;
+        REQUIRE(bitmill::encode(group, {dtype::f32, halves.data(), 1, 8}, coded.view, options));
+        CHECK(coded.codes.text() == "\xe4\x1b");
+        CHECK(coded.scales.text() == std::string("\x00\x40", 2));  // 2
+        CHECK(coded.zero_points.text() == "\xf0");                 // -16 / 32
+        CHECK(coded.decoded(dtype::f32) == bytes_as(dtype::f32, halves));
+    }
+}
+
 TEST_CASE("vectors: scales and codes of compressed-tensors' min-max rule") {
     const auto x = reference_input(32);
     scheme s = packed(scheme_type::int4, granularity::group);

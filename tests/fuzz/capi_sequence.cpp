@@ -264,7 +264,7 @@ public:
 private:
     void set_scheme(unsigned field, unsigned value) {
         switch (field % 8) {
-            case 0: scheme_.type = static_cast<bitmill_scheme_type>(value % 9); return;
+            case 0: scheme_.type = static_cast<bitmill_scheme_type>(value % 10); return;
             case 1: scheme_.granularity = static_cast<bitmill_granularity>(value % 5); return;
             case 2: scheme_.scale_dtype = static_cast<bitmill_dtype>(value % 6); return;
             case 3: scheme_.group_size = at(numbers, value); return;

@@ -54,7 +54,7 @@ struct request {
         std::array<float, 3> given{};
         std::memcpy(given.data(), input.data() + fields, sizeof given);
         const auto choose = [](const auto& list, std::uint8_t by) { return list[by % std::size(list)]; };
-        scheme.type = static_cast<scheme_type>(f[0] % 7);
+        scheme.type = static_cast<scheme_type>(f[0] % std::size(bitmill::scheme_table));
         scheme.granularity = static_cast<bitmill::granularity>(f[1] % 4);
         scheme.group_size = choose(group_sizes, f[2]);
         scheme.scale_dtype = choose(scale_types, f[3]);
@@ -175,16 +175,16 @@ std::size_t first_bad(const request& asked, const byte_vector& source) {
 }
 
 void check_integers(coded_matrix& m, const std::vector<double>& source, const std::vector<double>& got) {
-    const double low = m.scheme.type == scheme_type::int8 ? -128 : -8;
+    const double low = m.lowest_code();
     const double high = -low - 1;
     for (std::size_t i = 0; i < source.size(); ++i) {
         const float scale = m.scale_at(i / m.group());
-        const int zero = m.zero_at(i / m.group());
+        const float zero = m.zero_at(i / m.group());
         const int q = m.code_at(i / m.cols, i % m.cols);
         require(std::isfinite(scale) && scale != 0, "a scale is finite and not 0");
-        require(got[i] == static_cast<double>(static_cast<float>(q - zero) * scale),
+        require(got[i] == static_cast<double>((static_cast<float>(q) - zero) * scale),
                 "decoded is (q - zero) * scale");
-        const double exact = source[i] / static_cast<double>(scale) + zero;
+        const double exact = source[i] / static_cast<double>(scale) + static_cast<double>(zero);
         const bool clipped = (q == low && exact <= low) || (q == high && exact >= high);
         require(clipped || std::fabs(exact - q) <= 0.5 * (1 + 1e-4), "a code is the nearest, or a limit");
     }

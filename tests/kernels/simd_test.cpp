@@ -40,6 +40,7 @@ void fill(unsigned family, std::span<float> out, test::random& rng) {
     }
 }
 constexpr unsigned families = 9;
+constexpr unsigned widths[] = {8, 4, 2};
 
 std::vector<float> values_of(unsigned family, std::size_t count, test::random& rng) {
     std::vector<float> out(count);
@@ -138,9 +139,9 @@ TEST_CASE("integers: choose, encode and decode equal the reference on every isa"
         for (unsigned family = 0; family < families; ++family) {
             const std::size_t groups = group > 1000 ? 2 : 5;
             const auto src = values_of(family, groups * group, rng);
-            for (unsigned mode = 0; mode < 24; ++mode) {
-                const k::int_rule rule{mode % 2 == 0 ? 8u : 4u, (mode / 2) % 2 == 0, (mode / 4) % 2 == 0,
-                                       static_cast<k::scale_type>(mode / 8)};
+            for (unsigned mode = 0; mode < 36; ++mode) {
+                const k::int_rule rule{widths[mode / 12], mode % 2 == 0, (mode / 2) % 2 == 0,
+                                       static_cast<k::scale_type>(mode / 4 % 3)};
                 k::int_layout layout{groups, group, (group * rule.bits + 7) / 8 + 3,
                                      static_cast<std::uint8_t>(mode % 3 == 0 ? 0x80 : 0)};
                 const bool stream = mode % 5 == 0;
@@ -349,7 +350,7 @@ TEST_CASE("random blocks: every kernel equals the reference on every isa") {
         std::vector<float> src(groups * group);
         for (std::size_t g = 0; g < groups; ++g)
             fill(rng.below(families), std::span(src).subspan(g * group, group), rng);
-        const k::int_rule rule{rng.below(2) != 0 ? 8u : 4u, rng.below(2) != 0, rng.below(2) != 0,
+        const k::int_rule rule{widths[rng.below(3)], rng.below(2) != 0, rng.below(2) != 0,
                                static_cast<k::scale_type>(rng.below(3))};
         const k::int_layout layout{groups, group, (group * rule.bits + 7) / 8 + rng.below(4),
                                    static_cast<std::uint8_t>(rng.bits())};

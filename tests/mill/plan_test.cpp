@@ -257,6 +257,14 @@ TEST_CASE("plan: what no reader loads is refused, and the message says what work
     constexpr auto unsupported = error_code::unsupported;
     constexpr auto invalid = error_code::invalid_argument;
     CHECK(holds(refused([](auto& o) { o.symmetric = false; }, unsupported), "bitmill"));
+    CHECK(holds(refused(
+                    [](auto& o) {
+                        o.to = scheme_type::int2;
+                        o.format = bitmill::format::compressed_tensors;
+                    },
+                    invalid),
+                "bitmill"));
+    CHECK(holds(refused([](auto& o) { o.override = {"a=int2:32"}; }, invalid), "bitmill"));
     const auto tables = refused([](auto& o) { o.embeddings = bitmill::embeddings::int8; }, unsupported);
     CHECK(holds(tables, "fp16"));
     CHECK(holds(tables, "keep"));

@@ -44,6 +44,8 @@ NATIVE = {
     "planes-absmax": ["--to", "int8", "--format", "bitmill", "--method", "absmax"],
     "native-int8": ["--to", "int8", "--format", "bitmill", "--levels", "int8", "--asymmetric"],
     "native-int4": ["--to", "int4", "--format", "bitmill"],
+    "int2": ["--to", "int2"],
+    "int2-group-64": ["--to", "int2", "--group-size", "64"],
 }
 
 

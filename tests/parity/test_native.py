@@ -32,7 +32,7 @@ def decode(folder, level):
             continue
         weight = name.removesuffix("_packed")
         rows, columns = tensors[weight + "_shape"].tolist()
-        bits = next(b for b in (8, 4) if -(-columns * b // 32) == tensor.shape[1])
+        bits = next(b for b in (8, 4, 2) if -(-columns * b // 32) == tensor.shape[1])
         codes = unpack(tensor, bits, columns)
         scales = tensors[weight + "_scale"].float().numpy()
         if weight + "_residual" in tensors and level == "int8":
@@ -40,8 +40,10 @@ def decode(folder, level):
             codes = 16 * codes + unpack(torch.from_numpy(residual), 4, columns)
             scales = scales / 16
         if weight + "_zero_point" in tensors:
-            zeros = tensors[weight + "_zero_point"].numpy().astype(np.int32)
-            codes = codes - np.repeat(zeros, columns // zeros.shape[1], axis=1)
+            # int2 counts its zero points in 32nds of a step.
+            unit = np.float32(32 if bits == 2 else 1)
+            zeros = tensors[weight + "_zero_point"].numpy().astype(np.float32) / unit
+            codes = codes.astype(np.float32) - np.repeat(zeros, columns // zeros.shape[1], axis=1)
         out[weight] = codes.astype(np.float32) * np.repeat(scales, columns // scales.shape[1], axis=1)
     return out
 

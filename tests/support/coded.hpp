@@ -90,9 +90,12 @@ struct coded_matrix {
             scheme.scale_dtype, scales.data() + index * bitmill::element_bytes(scheme.scale_dtype), 1)[0]);
         return scheme.planes ? stored / 16 : stored;
     }
-    [[nodiscard]] int zero_at(std::size_t index) {
-        return scheme.symmetric ? 0 : static_cast<int>(static_cast<std::int8_t>(zero_points.data()[index]));
+    [[nodiscard]] float zero_at(std::size_t index) {
+        if (scheme.symmetric) return 0;
+        const auto stored = static_cast<float>(static_cast<std::int8_t>(zero_points.data()[index]));
+        return scheme.type == bitmill::scheme_type::int2 ? stored / 32 : stored;
     }
+    [[nodiscard]] int lowest_code() const { return -(1 << (bitmill::facts(scheme.type).bits - 1)); }
     // The signed code of an element.
     [[nodiscard]] int code_at(std::size_t row, std::size_t col) {
         const std::size_t bits = scheme.planes ? 4 : bitmill::facts(scheme.type).bits;
@@ -103,6 +106,7 @@ struct coded_matrix {
         const auto nibble = [&](int both) { return (col % 2 == 0 ? both & 15 : both >> 4) - 8; };
         if (scheme.planes) return 16 * nibble(byte) + nibble(static_cast<int>(residual.data()[at]));
         if (bits == 4) return nibble(byte);
+        if (bits == 2) return (byte >> 2 * (col % 4) & 3) - 2;
         return scheme.offset_binary ? byte - 128 : byte < 128 ? byte : byte - 256;
     }
     [[nodiscard]] unsigned book_code_at(std::size_t index) {
@@ -141,7 +145,7 @@ inline std::vector<coding> codings_for(std::size_t cols) {
     for (const auto type : {scheme_type::f32, scheme_type::f16, scheme_type::bf16})
         out.push_back({{.type = type}});
     unsigned turn = 0;
-    for (const auto type : {scheme_type::int8, scheme_type::int4}) {
+    for (const auto type : {scheme_type::int8, scheme_type::int4, scheme_type::int2}) {
         for (const bool symmetric : {true, false}) {
             for (const auto how : {method::absmax, method::mse}) {
                 for (const std::size_t group :

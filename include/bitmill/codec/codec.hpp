@@ -38,8 +38,8 @@ using matrix_view = strided_matrix<void*>;        // written
 // Sizes, in bytes, of the parts of an encoded matrix; 0 where a scheme has no such part.
 struct encoded_sizes {
     std::uint64_t codes = 0;
-    std::uint64_t scales = 0;       // int8, int4: scale_dtype; nf4, fp4: f32 absmax, or u8 with double_quant
-    std::uint64_t zero_points = 0;  // i8, one a scale; asymmetric only
+    std::uint64_t scales = 0;         // integers: scale_dtype; nf4, fp4: f32 absmax, or u8 with double_quant
+    std::uint64_t zero_points = 0;    // i8, one a scale, int2 in units of 1/32; asymmetric only
     std::uint64_t nested_scales = 0;  // double_quant: f32, one for 256 scales
     std::uint64_t residual = 0;       // planes: as many as codes
     [[nodiscard]] std::uint64_t total() const noexcept {
@@ -94,8 +94,8 @@ struct encode_options {
 [[nodiscard]] result<error_metrics> encode(const scheme&, const weight_view& src, encoded_view& dst,
                                            const encode_options& = {});
 
-// Decodes to f32, f16, bf16 or f64. int8, int4: (q - zero_point) * scale; nf4, fp4: value[code] * absmax; in f32,
-// then rounded once. Errors: those of check_scheme.
+// Decodes to f32, f16, bf16 or f64. int8, int4: (q - zero_point) * scale; int2: (q - zero_point / 32) * scale; nf4,
+// fp4: value[code] * absmax; in f32, then rounded once. Errors: those of check_scheme.
 [[nodiscard]] result<void> decode(const scheme&, const encoded_view& src, const matrix_view& dst,
                                   memory_source memory = nullptr);
 [[nodiscard]] inline result<void> decode(const scheme& s, const encoded_view& src, std::size_t rows,

@@ -16,7 +16,8 @@ enum class scheme_type : std::uint8_t {
     int8,
     int4,
     nf4,
-    fp4
+    fp4,
+    int2
 };
 
 enum class granularity : std::uint8_t {
@@ -37,11 +38,11 @@ struct scheme {
     scheme_type type = scheme_type::int8;
     bitmill::granularity granularity = granularity::per_channel;
     std::size_t group_size = 0;      // for group and block
-    bool symmetric = true;           // int8, int4
+    bool symmetric = true;           // integers; int2 is meant to be asymmetric
     bool double_quant = false;       // nf4, fp4: the absmax values are themselves stored in 8 bits
-    dtype scale_dtype = dtype::f32;  // int8, int4: f32, f16 or bf16
+    dtype scale_dtype = dtype::f32;  // integers: f32, f16 or bf16
     bool offset_binary = false;      // int8 bytes hold q + 128 instead of two's complement
-    std::size_t row_alignment = 1;   // int8, int4: every row of codes is filled with 0 to this many bytes
+    std::size_t row_alignment = 1;   // integers: every row of codes is filled with 0 to this many bytes
     // int8 as two planes of 4 bits, each laid out as int4 codes are: with scale s the base plane alone is an int4
     // matrix (hi * s), with the residual plane it is an int8 one ((16 hi + lo) * s / 16, codes of -128 to 119).
     // Symmetric, not per_tensor, scale_dtype f16 or bf16.
@@ -68,6 +69,7 @@ inline constexpr scheme_facts scheme_table[] = {
     {scheme_type::int4, "int4", 4, true, false, dtype::u8},
     {scheme_type::nf4, "nf4", 4, false, true, dtype::u8},
     {scheme_type::fp4, "fp4", 4, false, true, dtype::u8},
+    {scheme_type::int2, "int2", 2, true, false, dtype::u8},
 };
 
 [[nodiscard]] constexpr const scheme_facts& facts(scheme_type type) noexcept {

@@ -53,6 +53,15 @@ inline float load_scale(const std::byte* scales, dtype type, std::size_t index) 
     return type == dtype::f16 ? f32_from_f16(half) : f32_from_bf16(half);
 }
 
+inline void store_zero(float zero, std::byte* zeros, unsigned bits, std::size_t index) {
+    zeros[index] =
+        static_cast<std::byte>(static_cast<std::int8_t>(zero * kernels::int_limits(bits).zero_steps));
+}
+
+inline float load_zero(const std::byte* zeros, unsigned bits, std::size_t index) {
+    return static_cast<float>(static_cast<std::int8_t>(zeros[index])) / kernels::int_limits(bits).zero_steps;
+}
+
 inline void store_scale(float value, std::byte* scales, dtype type, std::size_t index) {
     if (type == dtype::f32) {
         std::memcpy(scales + index * 4, &value, 4);
@@ -114,7 +123,7 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
         std::fill(scales.begin(), scales.end(), scale);
         std::fill(zeros.begin(), zeros.end(), zero);
         store_scale(scale, dst.scales, s.scale_dtype, 0);
-        if (!s.symmetric) dst.zero_points[0] = static_cast<std::byte>(static_cast<std::int8_t>(zero));
+        if (!s.symmetric) store_zero(zero, dst.zero_points, bits, 0);
     }
     for (std::size_t row = 0; row < view.rows; row += walk.rows_at_once) {
         const std::size_t rows = std::min(walk.rows_at_once, view.rows - row);
@@ -133,8 +142,7 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
             const std::size_t first = row * walk.groups_per_row;
             for (std::size_t g = 0; g < layout.groups; ++g) {
                 store_scale(scales[g], dst.scales, s.scale_dtype, first + g);
-                if (!s.symmetric)
-                    dst.zero_points[first + g] = static_cast<std::byte>(static_cast<std::int8_t>(zeros[g]));
+                if (!s.symmetric) store_zero(zeros[g], dst.zero_points, bits, first + g);
             }
         }
         const std::size_t begin = row * walk.bytes_per_row;
@@ -188,7 +196,7 @@ inline result<void> decode_integers(const scheme& s, const encoded_view& src, co
         for (std::size_t g = 0; g < layout.groups; ++g) {
             const std::size_t index = one_scale ? 0 : row * walk.groups_per_row + g;
             scales[g] = load_scale(src.scales, s.scale_dtype, index);
-            if (!s.symmetric) zeros[g] = static_cast<float>(static_cast<std::int8_t>(src.zero_points[index]));
+            if (!s.symmetric) zeros[g] = load_zero(src.zero_points, bits, index);
         }
         const std::size_t begin = row * walk.bytes_per_row;
         const auto* codes = reinterpret_cast<const std::uint8_t*>(src.codes + begin);
@@ -385,7 +393,7 @@ BITMILL_INLINE result<void> check_scheme(const scheme& s, dtype source, std::uin
         return {};
     }
     if (s.granularity == granularity::block)
-        return refuse("int8 and int4 take groups along a row, not blocks");
+        return refuse(std::string(type.name) + " takes groups along a row, not blocks");
     if (s.scale_dtype != dtype::f32 && s.scale_dtype != dtype::f16 && s.scale_dtype != dtype::bf16)
         return refuse("scales are F32, F16 or BF16");
     if (s.row_alignment == 0) return refuse("row_alignment is at least 1");
@@ -437,7 +445,7 @@ BITMILL_INLINE result<error_metrics> encode(const scheme& s, const weight_view& 
     if (auto checked = check_scheme(s, src.type, src.rows, src.cols); !checked) return checked.error();
     if (auto checked = detail::check_strides(src); !checked) return checked.error();
     if (options.method == method::mse && !facts(s.type).integer)
-        return detail::refuse(std::string("method mse is for int8 and int4; ") + facts(s.type).name +
+        return detail::refuse(std::string("method mse is for int8, int4 and int2; ") + facts(s.type).name +
                               " has absmax");
     if (options.method == method::mse && s.granularity == granularity::per_tensor)
         return detail::refuse("method mse needs per_channel or a group_size; per_tensor has absmax");

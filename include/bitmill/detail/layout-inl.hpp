@@ -34,7 +34,7 @@ inline std::vector<output_part> compressed_tensors_parts(const planned_tensor& t
     const scheme& s = *t.effective;
     const std::string module = t.name.substr(0, t.name.rfind('.'));
     std::vector<output_part> parts;
-    if (s.offset_binary || s.type == scheme_type::int4) {
+    if (s.offset_binary || s.type != scheme_type::int8) {
         const std::uint64_t words = t.rows() == 0 ? 0 : sizes.codes / t.rows() / 4;
         parts.push_back({output_part::kind::codes,
                          module + ".weight_packed",

@@ -21,6 +21,7 @@ struct option_name {
 inline constexpr std::array level_names{
     option_name<level_choice>{"int8", {scheme_type::int8}},
     option_name<level_choice>{"int4", {scheme_type::int4}},
+    option_name<level_choice>{"int2", {scheme_type::int2}},
     option_name<level_choice>{"nf4", {scheme_type::nf4}},
     option_name<level_choice>{"fp4", {scheme_type::fp4}},
     option_name<level_choice>{"fp16", {scheme_type::f16}},

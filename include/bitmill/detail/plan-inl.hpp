@@ -96,26 +96,34 @@ struct override_rule {
 
 inline format container_of(const mill_options& options) {
     return options.format != format::automatic ? options.format
+           : options.to == scheme_type::int2   ? format::bitmill
            : facts(options.to).integer         ? format::compressed_tensors
            : facts(options.to).code_book       ? format::bitsandbytes
                                                : format::plain;
+}
+
+// Where few levels must do, and where one scale serves two, a search pays.
+inline method default_method(const scheme& s) {
+    return s.planes || (facts(s.type).integer && s.type != scheme_type::int8) ? method::mse : method::absmax;
 }
 
 inline scheme base_scheme(const mill_options& options) {
     const bool native = container_of(options) == format::bitmill;
     scheme s;
     s.type = options.to;
-    s.symmetric = options.symmetric;
+    s.symmetric =
+        options.symmetric && options.to != scheme_type::int2;  // four levels need a zero of their own
     if (facts(s.type).code_book) {
         s.granularity = granularity::block;
         s.group_size = options.block_size;
         s.double_quant = options.double_quant;
     } else if (facts(s.type).integer) {
-        const bool by_default_groups = options.to == scheme_type::int4 || native;
+        const bool by_default_groups = options.to != scheme_type::int8 || native;
         s.granularity =
             options.granularity.value_or(by_default_groups ? granularity::group : granularity::per_channel);
         s.group_size = s.granularity != granularity::group ? 0
                        : options.group_size != 0           ? options.group_size
+                       : options.to == scheme_type::int2   ? 32
                                                            : 128;
         if (native) s.scale_dtype = dtype::f16;
         // Two levels in one: the default of int8, where the codes allow it.
@@ -178,6 +186,8 @@ inline result<void> check_container(format container, const scheme& s, const mil
     if (plain) return {};
     if (container == format::bitmill && type.code_book)
         return usage(std::string("bitmill holds integer codes; ") + type.name + " needs bitsandbytes");
+    if (container != format::bitmill && s.type == scheme_type::int2)
+        return usage("int2 needs format bitmill");
     if (container == format::plain)
         return usage(std::string("plain holds fp32, fp16 and bf16; ") + type.name + " needs " +
                      (type.integer ? "compressed-tensors" : "bitsandbytes"));
@@ -369,9 +379,8 @@ private:
     // Fits the wish to this tensor.
     result<void> settle(planned_tensor& t) const {
         scheme& s = *t.effective;
-        t.method = s.type == plan_.base.type && s.planes == plan_.base.planes ? plan_.method
-                   : s.type == scheme_type::int4 || s.planes                  ? method::mse
-                                                                              : method::absmax;
+        t.method =
+            s.type == plan_.base.type && s.planes == plan_.base.planes ? plan_.method : default_method(s);
         if (facts(s.type).integer) {
             if (plan_.format == format::bitmill && t.cols() < least_cols)
                 return keep(
@@ -486,8 +495,7 @@ BITMILL_INLINE result<mill_plan> make_plan(const checkpoint& model, const mill_o
     mill_plan plan;
     plan.base = detail::base_scheme(options);
     plan.activation = options.activation;
-    plan.method = options.method.value_or(
-        options.to == scheme_type::int4 || plan.base.planes ? method::mse : method::absmax);
+    plan.method = options.method.value_or(detail::default_method(plan.base));
     plan.format = detail::container_of(options);
     if (auto sound = detail::check_options(options, plan.format, plan.base, plan.method); !sound)
         return sound.error();

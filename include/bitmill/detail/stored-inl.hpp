@@ -249,20 +249,23 @@ private:
             shape[1] > std::uint64_t{1} << 40)
             return bad(tensor, at, "packed codes must be I32 of [out, words] with the out of weight_shape");
         unsigned bits = 0;
-        for (const unsigned width : {8u, 4u}) {
+        for (const unsigned width : {8u, 4u, 2u}) {
+            if (width == 2 && !native()) continue;
             const bool fits = ceil_div(shape[1] * width, 32) == tensor.shape[1];
             if (!fits || (!bits_.empty() && !bits_.contains(width))) continue;
-            if (bits != 0)
-                return bad(tensor, at, "8 and 4 bits both fit its shape, and config.json allows both");
+            if (bits != 0) return bad(tensor, at, "two widths fit its shape, and config.json allows both");
             bits = width;
         }
         if (bits == 0)
             return bad(tensor, at,
-                       "its words hold neither 8 nor 4 bits a weight as weight_shape and config.json say; "
+                       "its words do not hold the bits a weight that weight_shape and config.json say; "
                        "other widths are not read by this version",
                        error_code::unsupported);
         return add_integers(tensor, at, weight, {shape[0], shape[1]},
-                            bits == 8 ? scheme_type::int8 : scheme_type::int4, true);
+                            bits == 8   ? scheme_type::int8
+                            : bits == 4 ? scheme_type::int4
+                                        : scheme_type::int2,
+                            true);
     }
 
     result<void> read_unpacked(const tensor_info& tensor, location at, const std::string& weight) {

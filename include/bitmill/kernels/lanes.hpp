@@ -105,6 +105,15 @@ BITMILL_FLATTEN void store_first(const f32x16<Arch>& lanes, std::size_t count, f
     for (std::size_t i = 0; i < count; ++i) dst[i] = padded[i];
 }
 
+// Lanes past `count` become 0.
+template <class Arch>
+BITMILL_FLATTEN f32x16<Arch> first_lanes(const f32x16<Arch>& lanes, std::size_t count) {
+    if (count == 16) return lanes;
+    alignas(64) float all[16];
+    store(lanes, all);
+    return load_first<Arch>(all, count);
+}
+
 template <class Arch>
 BITMILL_FLATTEN f32x16<Arch> magnitude(const f32x16<Arch>& a) {
     return lanewise(a, a,

@@ -79,6 +79,19 @@ struct primitives<xsimd::neon64> : scalar_half {
     static BITMILL_FLATTEN void store_nibbles_high_first(bytes b, std::uint8_t* dst) {
         store_nibbles(vuzp2q_u8(b, b), vuzp1q_u8(b, b), dst);
     }
+    static BITMILL_FLATTEN void store_pairs_low_first(bytes b, std::uint8_t* dst) {
+        const uint8x16_t twos = vorrq_u8(vuzp1q_u8(b, b), vshlq_n_u8(vuzp2q_u8(b, b), 2));
+        std::uint8_t fours[8];
+        store_nibbles_low_first(twos, fours);
+        __builtin_memcpy(dst, fours, 4);
+    }
+    static BITMILL_FLATTEN bytes load_pairs_low_first(const std::uint8_t* src) {
+        std::uint8_t fours[8] = {};
+        __builtin_memcpy(fours, src, 4);
+        const uint8x8_t twos = vget_low_u8(load_nibbles_low_first(fours));
+        const uint8x8x2_t both = vzip_u8(vand_u8(twos, vdup_n_u8(3)), vshr_n_u8(twos, 2));
+        return vcombine_u8(both.val[0], both.val[1]);
+    }
     static BITMILL_FLATTEN bytes load_nibbles_low_first(const std::uint8_t* src) {
         const uint8x8_t packed = vld1_u8(src);
         const uint8x8x2_t both = vzip_u8(vand_u8(packed, vdup_n_u8(15)), vshr_n_u8(packed, 4));

@@ -63,6 +63,25 @@ struct x86_bytes {
         const __m128i mask = _mm_set1_epi8(0x0f);
         return _mm_unpacklo_epi8(_mm_and_si128(_mm_srli_epi16(packed, 4), mask), _mm_and_si128(packed, mask));
     }
+    // 16 codes below 4 -> 4 bytes, the first element in the lowest bits.
+    static BITMILL_FLATTEN void store_pairs_low_first(bytes b, std::uint8_t* dst) {
+        const __m128i twos = _mm_and_si128(_mm_or_si128(b, _mm_srli_epi16(b, 6)), _mm_set1_epi16(0x0f));
+        const __m128i fours =
+            _mm_and_si128(_mm_or_si128(twos, _mm_srli_epi32(twos, 12)), _mm_set1_epi32(0xff));
+        const __m128i words = _mm_packs_epi32(fours, fours);
+        const int packed = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+        __builtin_memcpy(dst, &packed, 4);
+    }
+    static BITMILL_FLATTEN bytes load_pairs_low_first(const std::uint8_t* src) {
+        int packed;
+        __builtin_memcpy(&packed, src, 4);
+        const __m128i fours = _mm_cvtsi32_si128(packed);
+        const __m128i nibble = _mm_set1_epi8(0x0f);
+        const __m128i pair = _mm_set1_epi8(0x03);
+        const __m128i twos =
+            _mm_unpacklo_epi8(_mm_and_si128(fours, nibble), _mm_and_si128(_mm_srli_epi16(fours, 4), nibble));
+        return _mm_unpacklo_epi8(_mm_and_si128(twos, pair), _mm_and_si128(_mm_srli_epi16(twos, 2), pair));
+    }
     // The end of every fold: lanes (i + 2), then (i + 1).
     static BITMILL_FLATTEN float fold4(__m128 x) {
         x = _mm_add_ps(x, _mm_movehl_ps(x, x));

@@ -71,6 +71,31 @@ inline void measure(const float* src, const float* dst, std::size_t count, sums*
     }
 }
 
+// One round of one trial.
+inline void fit_line(const float* src, std::size_t count, float unit, const int_limits& limits,
+                     float& inverse, float& zero, float& score) {
+    const auto n = static_cast<float>(count);
+    float xq = 0, qq = 0, all_q = 0, all_x = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        const float x = src[i] * unit;
+        const float q = std::nearbyint(clamp(x * inverse + zero, limits.low, limits.high));
+        xq += x * q;
+        qq += q * q;
+        all_q += q;
+        all_x += x;
+    }
+    const float width = qq * n - all_q * all_q;
+    const float slope = std::max(xq * n - all_x * all_q, least_slope);
+    const float steps = (all_q - all_x * width / slope) * (limits.zero_steps / n);
+    zero = std::nearbyint(clamp(steps, limits.low * limits.zero_steps, limits.high * limits.zero_steps)) /
+           limits.zero_steps;
+    const float with_x = std::max(xq - zero * all_x, least_slope);
+    const float with_itself =
+        std::max(qq - zero * all_q - zero * all_q + zero * zero * n, least_squares_of_codes(n));
+    inverse = with_itself / with_x;
+    score = with_x * with_x / with_itself;
+}
+
 inline std::size_t choose_int(const float* src, const int_layout& layout, const int_rule& rule, float* scales,
                               float* zeros) {
     const int_limits limits(rule.bits);
@@ -135,9 +160,18 @@ inline std::size_t choose_int(const float* src, const int_layout& layout, const 
             scales[g] = rule.search ? search_symmetric(high >= -low ? high : low, limits, rule.scale, compare,
                                                        score, loss)
                                     : symmetric_scale(std::max(high, -low), limits, rule.scale);
+        } else if (!rule.search) {
+            scales[g] = asymmetric_scale(low, high, limits, rule.scale, &zeros[g]);
+        } else if (limits.zero_steps == 1) {
+            scales[g] = search_asymmetric(low, high, limits, rule.scale, &zeros[g], score, loss);
         } else {
-            scales[g] = rule.search ? search_asymmetric(low, high, limits, rule.scale, &zeros[g], score, loss)
-                                    : asymmetric_scale(low, high, limits, rule.scale, &zeros[g]);
+            const auto descend = [&](float unit, line_trials& trials) {
+                for (int round = 0; round < line_rounds; ++round)
+                    for (std::size_t t = 0; t < 16; ++t)
+                        fit_line(src, layout.group, unit, limits, trials.inverse[t], trials.zero[t],
+                                 trials.score[t]);
+            };
+            scales[g] = search_line(low, high, limits, rule.scale, &zeros[g], descend, loss);
         }
     }
     return layout.groups;
@@ -151,13 +185,10 @@ inline void encode_int(const float* src, const int_layout& layout, unsigned bits
         for (std::size_t i = 0; i < layout.group; ++i) {
             const float q = std::nearbyint(clamp(src[i] / scales[g] + zeros[g], limits.low, limits.high));
             const auto code = static_cast<std::uint8_t>(q - limits.low);
-            if (bits == 8) {
-                dst[i] = code ^ layout.flip;
-            } else if (i % 2 == 0) {
-                dst[i / 2] = code;
-            } else {
-                dst[i / 2] = static_cast<std::uint8_t>(dst[i / 2] | (code << 4));
-            }
+            std::uint8_t& byte = dst[i * bits / 8];
+            const unsigned shift = i * bits % 8;
+            byte = static_cast<std::uint8_t>((shift == 0 ? 0u : byte) | (code << shift));
+            if (bits == 8) byte ^= layout.flip;
             run.add(i, src[i], (q - zeros[g]) * scales[g]);
             if (i % 16 == 15 || i + 1 == layout.group) run.end_step();
         }
@@ -169,9 +200,8 @@ inline void decode_int(const std::uint8_t* src, const int_layout& layout, unsign
     const int_limits limits(bits);
     for (std::size_t g = 0; g < layout.groups; ++g, src += layout.stride, dst += layout.group) {
         for (std::size_t i = 0; i < layout.group; ++i) {
-            const unsigned code = bits == 8    ? static_cast<unsigned>(src[i] ^ layout.flip)
-                                  : i % 2 == 0 ? src[i / 2] & 15u
-                                               : static_cast<unsigned>(src[i / 2] >> 4);
+            const unsigned byte = bits == 8 ? static_cast<unsigned>(src[i] ^ layout.flip) : src[i * bits / 8];
+            const unsigned code = byte >> (i * bits % 8) & ((1u << bits) - 1);
             dst[i] = (static_cast<float>(code) - (zeros[g] - limits.low)) * scales[g];
         }
     }

@@ -121,6 +121,42 @@ struct kernels_of {
         for (; t < total; ++t) fit_together<1>(src, count, trials + t, sums + t);
     }
 
+    static void descend(const float* src, std::size_t count, float unit, const int_limits& limits,
+                        line_trials& trials) {
+        const lanes bottom = spread<Arch>(limits.low);
+        const lanes top = spread<Arch>(limits.high);
+        const lanes steps = spread<Arch>(limits.zero_steps);
+        const lanes one_step = spread<Arch>(1 / limits.zero_steps);
+        const auto size = static_cast<float>(count);
+        const lanes n = spread<Arch>(size);
+        lanes inverse = load<Arch>(trials.inverse);
+        lanes zero = load<Arch>(trials.zero);
+        lanes with_x = zero;
+        lanes with_itself = zero;
+        for (int round = 0; round < line_rounds; ++round) {
+            lanes xq = spread<Arch>(0), qq = xq, all_q = xq, all_x = xq;
+            for (std::size_t i = 0; i < count; ++i) {
+                const lanes x = spread<Arch>(src[i] * unit);
+                const lanes q = round_small(lower(higher(x * inverse + zero, bottom), top));
+                xq = xq + x * q;
+                qq = qq + q * q;
+                all_q = all_q + q;
+                all_x = all_x + x;
+            }
+            const lanes width = qq * n - all_q * all_q;
+            const lanes slope = higher(xq * n - all_x * all_q, spread<Arch>(least_slope));
+            const lanes fitted = (all_q - all_x * width / slope) * spread<Arch>(limits.zero_steps / size);
+            zero = round_small(lower(higher(fitted, bottom * steps), top * steps)) * one_step;
+            with_x = higher(xq - zero * all_x, spread<Arch>(least_slope));
+            with_itself = higher(qq - zero * all_q - zero * all_q + zero * zero * n,
+                                 spread<Arch>(least_squares_of_codes(size)));
+            inverse = with_itself / with_x;
+        }
+        store(inverse, trials.inverse);
+        store(zero, trials.zero);
+        store(with_x * with_x / with_itself, trials.score);
+    }
+
     // Of encoding with this scale and zero, as encode_int rounds; errors are multiplied by `unit` first.
     static float squared_error(const float* src, std::size_t count, const scale_and_zero& how,
                                const int_limits& limits, float unit) {
@@ -130,11 +166,12 @@ struct kernels_of {
         const lanes top = spread<Arch>(limits.high);
         const lanes factor = spread<Arch>(unit);
         lanes sum = spread<Arch>(0);
-        for_each_16(src, count, [&](const lanes& x, std::size_t, std::size_t) __attribute__((always_inline)) {
-            const lanes q = round_small(lower(higher(x / scale + zero, bottom), top));
-            const lanes err = (x - (q - zero) * scale) * factor;
-            sum = sum + err * err;
-        });
+        for_each_16(src, count,
+                    [&](const lanes& x, std::size_t, std::size_t n) __attribute__((always_inline)) {
+                        const lanes q = round_small(lower(higher(x / scale + zero, bottom), top));
+                        const lanes err = first_lanes((x - (q - zero) * scale) * factor, n);
+                        sum = sum + err * err;
+                    });
         return p::fold(sum);
     }
 
@@ -246,11 +283,30 @@ struct kernels_of {
                     search_symmetric(high >= -low ? high : low, limits, rule.scale, compare, score, loss);
             } else if (!rule.search) {
                 scales[g] = asymmetric_scale(low, high, limits, rule.scale, &zeros[g]);
-            } else {
+            } else if (limits.zero_steps == 1) {
                 scales[g] = search_asymmetric(low, high, limits, rule.scale, &zeros[g], score, loss);
+            } else {
+                const auto descend_all = [&](float unit, line_trials& trials) {
+                    descend(src, layout.group, unit, limits, trials);
+                };
+                scales[g] = search_line(low, high, limits, rule.scale, &zeros[g], descend_all, loss);
             }
         }
         return layout.groups;
+    }
+
+    // 16 codes, one a byte, to and from 2 * Bits bytes.
+    template <unsigned Bits>
+    static BITMILL_FLATTEN void store_codes(typename p::bytes codes, std::uint8_t flip, std::uint8_t* dst) {
+        if constexpr (Bits == 8) p::store_bytes(p::flip(codes, flip), dst);
+        if constexpr (Bits == 4) p::store_nibbles_low_first(codes, dst);
+        if constexpr (Bits == 2) p::store_pairs_low_first(codes, dst);
+    }
+    template <unsigned Bits>
+    static BITMILL_FLATTEN typename p::bytes load_codes(const std::uint8_t* src, std::uint8_t flip) {
+        if constexpr (Bits == 8) return p::flip(p::load_bytes(src), flip);
+        if constexpr (Bits == 4) return p::load_nibbles_low_first(src);
+        if constexpr (Bits == 2) return p::load_pairs_low_first(src);
     }
 
     template <unsigned Bits, bool Measured>
@@ -267,23 +323,18 @@ struct kernels_of {
                         [&](const lanes& x, std::size_t i, std::size_t n) __attribute__((always_inline)) {
                             const lanes q = round_small(lower(higher(x / scale + zero, bottom), top));
                             const auto codes = p::to_bytes(q - bottom);
-                            if constexpr (Bits == 8) {
-                                if (n == 16) {
-                                    p::store_bytes(p::flip(codes, layout.flip), dst + i);
-                                } else {
-                                    alignas(16) std::uint8_t all[16];
-                                    p::store_bytes(p::flip(codes, layout.flip), all);
-                                    for (std::size_t k = 0; k < n; ++k) dst[i + k] = all[k];
-                                }
-                            } else if (n == 16) {
-                                p::store_nibbles_low_first(codes, dst + i / 2);
+                            std::uint8_t* to = dst + i * Bits / 8;
+                            if (n == 16) {
+                                store_codes<Bits>(codes, layout.flip, to);
                             } else {
-                                alignas(16) std::uint8_t all[8];
-                                p::store_nibbles_low_first(codes, all);
-                                if (n % 2 != 0) all[n / 2] &= 0x0f;  // the nibble past the end is 0
-                                for (std::size_t k = 0; k < (n + 1) / 2; ++k) dst[i / 2 + k] = all[k];
+                                alignas(16) std::uint8_t all[2 * Bits];
+                                store_codes<Bits>(codes, layout.flip, all);
+                                const std::size_t rest = n * Bits % 8;  // the bits past the end are 0
+                                if (rest != 0)
+                                    all[n * Bits / 8] &= static_cast<std::uint8_t>((1u << rest) - 1);
+                                for (std::size_t k = 0; k < (n * Bits + 7) / 8; ++k) to[k] = all[k];
                             }
-                            if constexpr (Measured) run.add(x, (q - zero) * scale, total);
+                            if constexpr (Measured) run.add(x, first_lanes((q - zero) * scale, n), total);
                         });
         }
         if constexpr (Measured) run.flush(total);
@@ -291,13 +342,11 @@ struct kernels_of {
 
     static void encode_int(const float* src, const int_layout& layout, unsigned bits, const float* scales,
                            const float* zeros, std::uint8_t* dst, sums* total) {
-        if (bits == 8) {
-            total != nullptr ? encode_int_as<8, true>(src, layout, scales, zeros, dst, total)
-                             : encode_int_as<8, false>(src, layout, scales, zeros, dst, total);
-        } else {
-            total != nullptr ? encode_int_as<4, true>(src, layout, scales, zeros, dst, total)
-                             : encode_int_as<4, false>(src, layout, scales, zeros, dst, total);
-        }
+        const bool measured = total != nullptr;
+        const auto encode = bits == 8   ? (measured ? encode_int_as<8, true> : encode_int_as<8, false>)
+                            : bits == 4 ? (measured ? encode_int_as<4, true> : encode_int_as<4, false>)
+                                        : (measured ? encode_int_as<2, true> : encode_int_as<2, false>);
+        encode(src, layout, scales, zeros, dst, total);
     }
 
     template <unsigned Bits, bool Stream>
@@ -310,8 +359,7 @@ struct kernels_of {
             const bool stream = Stream && can_stream(dst);
             std::size_t i = 0;
             for (; i + 16 <= layout.group; i += 16) {
-                const auto codes = Bits == 8 ? p::flip(p::load_bytes(src + i), layout.flip)
-                                             : p::load_nibbles_low_first(src + i / 2);
+                const auto codes = load_codes<Bits>(src + i * Bits / 8, layout.flip);
                 const lanes values = (p::from_bytes(codes) - shift) * scale;
                 stream ? stream_16(values, dst + i) : store(values, dst + i);
             }
@@ -319,8 +367,7 @@ struct kernels_of {
                 const std::size_t n = layout.group - i;
                 alignas(16) std::uint8_t all[16] = {};
                 for (std::size_t k = 0; k < (n * Bits + 7) / 8; ++k) all[k] = src[i * Bits / 8 + k];
-                const auto codes =
-                    Bits == 8 ? p::flip(p::load_bytes(all), layout.flip) : p::load_nibbles_low_first(all);
+                const auto codes = load_codes<Bits>(all, layout.flip);
                 store_first((p::from_bytes(codes) - shift) * scale, n, dst + i);
             }
         }
@@ -329,13 +376,10 @@ struct kernels_of {
 
     static void decode_int(const std::uint8_t* src, const int_layout& layout, unsigned bits,
                            const float* scales, const float* zeros, float* dst, bool stream) {
-        if (bits == 8) {
-            stream ? decode_int_as<8, true>(src, layout, scales, zeros, dst)
-                   : decode_int_as<8, false>(src, layout, scales, zeros, dst);
-        } else {
-            stream ? decode_int_as<4, true>(src, layout, scales, zeros, dst)
-                   : decode_int_as<4, false>(src, layout, scales, zeros, dst);
-        }
+        const auto decode = bits == 8   ? (stream ? decode_int_as<8, true> : decode_int_as<8, false>)
+                            : bits == 4 ? (stream ? decode_int_as<4, true> : decode_int_as<4, false>)
+                                        : (stream ? decode_int_as<2, true> : decode_int_as<2, false>);
+        decode(src, layout, scales, zeros, dst);
     }
 
     // --- two planes -----------------------------------------------------------------------------------------

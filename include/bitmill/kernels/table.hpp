@@ -27,7 +27,7 @@ enum class scale_type : std::uint8_t {
 
 // How a group of floats becomes integers q in [-2^(bits-1), 2^(bits-1) - 1], x ~ (q - zero) * scale.
 struct int_rule {
-    unsigned bits = 8;  // 8 or 4
+    unsigned bits = 8;  // 8, 4 or 2
     bool symmetric = true;
     bool search = false;  // false: absmax (min and max where asymmetric); true: least squares
     scale_type scale = scale_type::f32;
@@ -36,7 +36,7 @@ struct int_rule {
 
 // `groups` runs of `group` floats, one after the other; the codes of a run start every `stride` bytes.
 // int8 codes: byte = (q + 128) ^ flip (flip 0x80: two's complement; 0: offset binary).
-// int4 codes: nibble = q + 8, even element in the low nibble; flip is not used.
+// int4 codes: nibble = q + 8, int2 codes: two bits = q + 2, the first element in the lowest bits; flip is not used.
 struct int_layout {
     std::size_t groups = 0;
     std::size_t group = 0;

@@ -17,7 +17,7 @@
 namespace bitmill {
 
 // Container and conventions of the output. `automatic`: plain for fp32, fp16 and bf16, compressed_tensors for
-// int8 and int4, bitsandbytes for nf4 and fp4. `bitmill` is our own: int8 lies in it as two planes, so that one folder
+// int8 and int4, bitsandbytes for nf4 and fp4, bitmill for int2. `bitmill` is our own: int8 lies in it as two planes, so that one folder
 // holds the levels int8 and int4, and embeddings are coded, too.
 enum class format : std::uint8_t {
     automatic,
@@ -95,7 +95,7 @@ struct mill_options : work_options {
     std::size_t block_size = 64;                      // nf4, fp4
     bool double_quant = false;
     bool symmetric = true;
-    std::optional<bitmill::method> method;  // unset: mse for int4 and planes, else absmax
+    std::optional<bitmill::method> method;  // unset: mse for int4, int2 and planes, else absmax
     bitmill::activation activation = activation::floating;
     std::optional<bitmill::embeddings> embeddings;  // unset: int8 in format bitmill, else keep
     std::vector<scheme_type> levels;   // format bitmill: unset: int8 and int4 for int8, else `to` alone
