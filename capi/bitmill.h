@@ -288,6 +288,9 @@ typedef struct bitmill_mill_options {
     int32_t strict;          /* a deviation from the request is an error */
     int32_t force;           /* replace an output that exists */
     int32_t dry_run;         /* plan and report exact sizes, write nothing */
+    int32_t no_resume;       /* start anew where a killed run of the same source and options left its work */
+    uint32_t reserved;
+    uint64_t journal_bytes; /* of the source: what a kill may cost at most; 0: 256 MiB */
 } bitmill_mill_options;
 #define BITMILL_MILL_OPTIONS_INIT            \
     {(uint32_t)sizeof(bitmill_mill_options), \
@@ -305,6 +308,9 @@ typedef struct bitmill_mill_options {
      NULL,                                   \
      NULL,                                   \
      NULL,                                   \
+     0,                                      \
+     0,                                      \
+     0,                                      \
      0,                                      \
      0,                                      \
      0,                                      \

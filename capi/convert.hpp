@@ -336,6 +336,8 @@ void put_work(const Options& c, work_options& options) {
     options.dynamic_range = c.one_range == 0;
     options.keep_non_finite = c.keep_non_finite != 0;
     options.strict = c.strict != 0;
+    options.resume = c.no_resume == 0;
+    if (c.journal_bytes != 0) options.journal_bytes = c.journal_bytes;
     return options;
 }
 

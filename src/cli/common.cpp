@@ -193,6 +193,8 @@ void show(const bitmill::mill_report& report, bool json, bool rows) {
                           : 4 * static_cast<double>(report.parameters) / static_cast<double>(report.bytes));
     std::printf("  bits per weight, scales included: %.2f of what changed, %.2f of the whole\n",
                 report.coded_bits_per_weight(), report.bits_per_weight());
+    if (report.resumed_bytes != 0)
+        std::printf("  resumed: %s of the weights were done\n", size_text(report.resumed_bytes).c_str());
     const bitmill::error_metrics error = report.error();
     if (error.elements() != 0)
         std::printf("  error: SNR %.2f dB, cosine %.6f, mse %.3g, largest %.3g\n", error.snr_db(),

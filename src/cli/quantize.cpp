@@ -123,6 +123,14 @@ void add_quantize(CLI::App& app, action& chosen) {
     verb.add_option("--nan", flags->nan, "error, or keep tensors that hold NaN or Inf as they are")
         ->check(CLI::IsMember({"error", "keep"}))
         ->capture_default_str();
+    verb.add_flag("--resume,!--no-resume", options.resume,
+                  "go on where a killed run of the same command stopped (default)");
+    verb.add_option(
+            "--journal-bytes", options.journal_bytes,
+            "weights, in bytes, that a kill may cost: after as many what was written is brought to disk")
+        ->check(not_negative())
+        ->transform(CLI::AsSizeValue(false))
+        ->default_str("256M");
     verb.add_flag("-v,--verbose", flags->verbose, "a row for every tensor");
     verb.callback([flags, &chosen] {
         chosen = [flags] {

@@ -1,9 +1,13 @@
 // Paths, texts, lists and reports that are wrong, and what the caller is told.
+#include <csignal>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
 #include <string>
 #include <vector>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <bitmill/core/error.hpp>
 #include <bitmill/mill/inspect.hpp>
@@ -284,6 +288,37 @@ TEST_CASE("models: the report is that of the library") {
     options.to = bitmill::scheme_type::int4;
     (void)bitmill::quantize(h.model_path, h.folder / "cpp", options).value();
     CHECK(read_folder(h.folder / "c") == read_folder(h.folder / "cpp"));
+}
+
+TEST_CASE("models: what a killed program left is gone on with, or not") {
+    host h;
+    h.mill_options.dry_run = 0;
+    h.mill_options.threads = 1;
+    h.mill_options.journal_bytes = 1;
+    h.out = h.folder / "out";
+    const auto mill_after_kill = [&](std::int32_t no_resume) {
+        const pid_t child = ::fork();
+        if (child == 0) {
+            h.hooks.progress = [](void*, std::uint64_t, std::uint64_t) -> std::int32_t {
+                return ::kill(::getpid(), SIGKILL);
+            };
+            (void)h.mill();
+            ::_exit(0);
+        }
+        int status = 0;
+        REQUIRE(::waitpid(child, &status, 0) == child);
+        REQUIRE(WIFSIGNALED(status));
+        h.mill_options.no_resume = no_resume;
+        bitmill_report* report = nullptr;
+        REQUIRE(bitmill_mill(h.model_path.c_str(), h.out.c_str(), &h.mill_options, &report, &h.error) ==
+                BITMILL_OK);
+        const std::string json = json_of(report);
+        bitmill_report_destroy(report);
+        std::filesystem::remove_all(h.out);
+        return json.find("\"resumed_bytes\": 0") == std::string::npos;
+    };
+    CHECK(mill_after_kill(0));
+    CHECK_FALSE(mill_after_kill(1));
 }
 
 TEST_CASE("models: a host that loses or repeats tasks gets an error, not a torn model") {

@@ -1,5 +1,6 @@
 // Structs of a wrong size, of another age, with fields and numbers that this version does not know.
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <functional>
 #include <vector>
@@ -16,31 +17,33 @@ struct use {
     std::function<void*(host&)> where;
     std::size_t size;
     call through;
+    std::size_t first_size;  // in the first release
 };
 
 template <class Struct>
-use use_of(const char* name, Struct host::* member, call through) {
-    return {name, [member](host& h) -> void* { return &(h.*member); }, sizeof(Struct), through};
+use use_of(const char* name, Struct host::* member, call through, std::size_t first_size = sizeof(Struct)) {
+    return {name, [member](host& h) -> void* { return &(h.*member); }, sizeof(Struct), through, first_size};
 }
 
 std::vector<use> inputs() {
-    return {use_of("scheme", &host::scheme, &host::bound),
-            use_of("sizes", &host::sizes, &host::bound),
-            use_of("scheme", &host::scheme, &host::encode),
-            use_of("matrix", &host::matrix, &host::encode),
-            use_of("coded", &host::coded, &host::encode),
-            use_of("encode_options", &host::encode_options, &host::encode),
-            use_of("metrics", &host::metrics, &host::encode),
-            use_of("hooks", &host::hooks, &host::encode),
-            use_of("scheme", &host::scheme, &host::decode),
-            use_of("coded", &host::coded, &host::decode),
-            use_of("matrix", &host::matrix, &host::decode),
-            use_of("hooks", &host::hooks, &host::decode),
-            use_of("mill_options", &host::mill_options, &host::mill),
-            use_of("hooks", &host::hooks, &host::mill),
-            use_of("dequantize_options", &host::dequantize_options, &host::dequantize),
-            use_of("hooks", &host::hooks, &host::dequantize),
-            use_of("hooks", &host::hooks, &host::inspect)};
+    return {
+        use_of("scheme", &host::scheme, &host::bound),
+        use_of("sizes", &host::sizes, &host::bound),
+        use_of("scheme", &host::scheme, &host::encode),
+        use_of("matrix", &host::matrix, &host::encode),
+        use_of("coded", &host::coded, &host::encode),
+        use_of("encode_options", &host::encode_options, &host::encode),
+        use_of("metrics", &host::metrics, &host::encode),
+        use_of("hooks", &host::hooks, &host::encode),
+        use_of("scheme", &host::scheme, &host::decode),
+        use_of("coded", &host::coded, &host::decode),
+        use_of("matrix", &host::matrix, &host::decode),
+        use_of("hooks", &host::hooks, &host::decode),
+        use_of("mill_options", &host::mill_options, &host::mill, offsetof(bitmill_mill_options, no_resume)),
+        use_of("hooks", &host::hooks, &host::mill),
+        use_of("dequantize_options", &host::dequantize_options, &host::dequantize),
+        use_of("hooks", &host::hooks, &host::dequantize),
+        use_of("hooks", &host::hooks, &host::inspect)};
 }
 
 void set_size(void* at, std::uint32_t size) { std::memcpy(at, &size, sizeof size); }
@@ -65,7 +68,7 @@ TEST_CASE("structs: a size that no version of the struct has is refused by name"
     for (const auto& u : inputs()) {
         CAPTURE(u.name);
         std::vector<std::uint32_t> sizes(std::begin(wrong_sizes), std::end(wrong_sizes));
-        sizes.push_back(static_cast<std::uint32_t>(u.size - 1));
+        sizes.push_back(static_cast<std::uint32_t>(u.first_size - 1));
         for (const auto size : sizes) {
             CAPTURE(size);
             set_size(u.where(h), size);
@@ -75,6 +78,19 @@ TEST_CASE("structs: a size that no version of the struct has is refused by name"
         }
         set_size(u.where(h), static_cast<std::uint32_t>(u.size));
         CHECK((h.*u.through)() == BITMILL_OK);
+    }
+}
+
+TEST_CASE("structs: what lies behind an older program's struct is not looked at") {
+    host h;
+    for (const auto& u : inputs()) {
+        CAPTURE(u.name);
+        auto* bytes = static_cast<char*>(u.where(h));
+        set_size(bytes, static_cast<std::uint32_t>(u.first_size));
+        std::memset(bytes + u.first_size, 0x33, u.size - u.first_size);
+        CHECK((h.*u.through)() == BITMILL_OK);
+        std::memset(bytes + u.first_size, 0, u.size - u.first_size);
+        set_size(bytes, static_cast<std::uint32_t>(u.size));
     }
 }
 
@@ -183,7 +199,8 @@ TEST_CASE("structs: a reserved field that is set is unsupported") {
                                                       {&h.metrics.reserved, &host::encode},
                                                       {&h.hooks.reserved, &host::encode},
                                                       {&h.hooks.reserved, &host::inspect},
-                                                      {&h.hooks.reserved, &host::mill}};
+                                                      {&h.hooks.reserved, &host::mill},
+                                                      {&h.mill_options.reserved, &host::mill}};
     for (const auto& [field, through] : fields) {
         *field = 1;
         CHECK((h.*through)() == BITMILL_UNSUPPORTED);

@@ -238,6 +238,15 @@ int resize_recorded(kind which, int fd, const Resize& resize) {
     return status;
 }
 
+template <class Sync>
+int sync_recorded(int fd, const Sync& sync) {
+    const std::string path = path_of(fd);
+    if (fails(k_fsync, path)) return -1;
+    const int status = sync();
+    if (status == 0) record(path, "fsync\t" + std::to_string(facts_of(fd).st_ino));
+    return status;
+}
+
 // At the program's end it should have closed whatever it opened below the folder.
 __attribute__((destructor)) void tell_result() {
     const settings& s = the();
@@ -332,11 +341,13 @@ ssize_t pwrite(int fd, const void* bytes, size_t count, off_t offset) {
 
 int fsync(int fd) {
     NEXT(fsync);
-    const std::string path = path_of(fd);
-    if (fails(k_fsync, path)) return -1;
-    const int status = next(fd);
-    if (status == 0) record(path, "fsync\t" + std::to_string(facts_of(fd).st_ino));
-    return status;
+    return sync_recorded(fd, [&] { return next(fd); });
+}
+
+// Brings the bytes and the length to disk; times, which it may leave out, are not recorded.
+int fdatasync(int fd) {
+    NEXT(fdatasync);
+    return sync_recorded(fd, [&] { return next(fd); });
 }
 
 int ftruncate(int fd, off_t bytes) noexcept {

@@ -286,7 +286,7 @@ private:
     void set_mill(unsigned field, unsigned value) {
         const char* const name = at(names, value);
         const auto flag = static_cast<std::int32_t>(value % 2);
-        switch (field % 20) {
+        switch (field % 22) {
             case 0: mill_.to = name; return;
             case 1: mill_.format = name; return;
             case 2: mill_.granularity = name; return;
@@ -304,6 +304,8 @@ private:
             case 14: mill_.strict = flag; return;
             case 15: mill_.force = unmill_.force = flag; return;
             case 16: mill_.dry_run = unmill_.dry_run = flag; return;
+            case 20: mill_.no_resume = flag; return;
+            case 21: mill_.journal_bytes = at(numbers, value); return;
             case 17:
                 mill_.include = patterns;
                 mill_.include_count = value % (std::size(patterns) + 1);

@@ -168,6 +168,56 @@ TEST_CASE("atomic_folder: what a killed run left is deleted, and links in it are
     CHECK(get_file(temp / "precious/letter.txt") == "keep");
 }
 
+TEST_CASE("atomic_folder: what a killed run left stays only for the key that its journal begins with") {
+    const temp_folder temp;
+    const std::string partial = temp / "out.bitmill-partial";
+    const auto leave = [&](const std::string& journal) {
+        fs::remove_all(partial);
+        put_file(partial + "/.bitmill-partial", "");
+        put_file(partial + "/half/deep/x", "stale");
+        put_file(partial + "/y", "stale");
+        if (!journal.empty()) put_file(partial + "/.bitmill-journal", journal);
+    };
+    const std::string journals[] = {"KEY1 and entries", "KEY1", "KEY2 and entries", "KEY", " KEY1", ""};
+    for (const std::string& journal : journals) {
+        CAPTURE(journal);
+        for (const char* key : {"KEY1", ""}) {
+            leave(journal);
+            const auto folder = atomic_folder::create(temp / "out", "", false, key).value();
+            const bool same = journal.starts_with("KEY1") && *key != '\0';
+            CHECK(folder.resumes() == same);
+            CHECK(entries_in(partial) == (same ? 4 : 1));
+        }
+    }
+    leave("KEY1");
+    auto folder = atomic_folder::create(temp / "out", "", false, "KEY1").value();
+    CHECK(create_error(temp / "out", "", false).code == error_code::io);  // locked as ever
+    REQUIRE(folder.keep_only({"half/deep/x", "z"}));
+    CHECK(entries_in(partial) == 3);
+    put_file(partial + "/half/z", "new");
+    REQUIRE(folder.keep_only({"y"}));
+    CHECK(entries_in(partial) == 2);
+    put_file(partial + "/config.json", "{}");
+    auto moved = std::move(folder);
+    CHECK(moved.resumes());
+    CHECK(moved.key() == "KEY1");
+    CHECK(moved.journal_path() == partial + "/.bitmill-journal");
+    REQUIRE(moved.commit());
+    CHECK(entries_in(temp / "out") == 1);  // neither marker nor journal
+
+    leave("KEY1");
+    auto other = atomic_folder::create(temp / "other", "", false, "KEY1").value();
+    CHECK_FALSE(other.resumes());
+    auto again = atomic_folder::create(temp / "out", "", true, "KEY1");
+    CHECK_FALSE(again);  // what lies there is no model
+    fs::remove_all(temp / "out");
+    again = atomic_folder::create(temp / "out", "", false, "KEY1");
+    REQUIRE(again);
+    REQUIRE(again->start_anew());
+    CHECK_FALSE(again->resumes());
+    CHECK(entries_in(partial) == 1);
+}
+
 TEST_CASE("atomic_folder: a folder of the partial's name that is not bitmill's is left alone") {
     const temp_folder temp;
     put_file(temp / "out.bitmill-partial/notes.txt", "mine");

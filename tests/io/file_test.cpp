@@ -1,5 +1,6 @@
 #include <bitmill/io/file.hpp>
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <thread>
@@ -113,6 +114,52 @@ TEST_CASE("output_file: never replaces, writes anywhere, honours the umask") {
     struct stat facts{};
     REQUIRE(::stat((temp / "f").c_str(), &facts) == 0);
     CHECK((facts.st_mode & 0777) == 0640);
+}
+
+TEST_CASE("output_file: one that is there is gone on with") {
+    const temp_folder temp;
+    CHECK(output_file::reopen(temp / "f").error().code == error_code::io);
+    CHECK_FALSE(std::filesystem::exists(temp / "f"));
+    put_file(temp / "f", "0123");
+    auto file = output_file::reopen(temp / "f");
+    REQUIRE(file);
+    REQUIRE(file->write_at(2, bytes_of("xyz")));
+    REQUIRE(file->sync());
+    CHECK(get_file(temp / "f") == "01xyz");
+    REQUIRE(file->finish());
+    CHECK_FALSE(file->sync());
+    std::filesystem::create_symlink("f", temp / "link");
+    CHECK(output_file::reopen(temp / "link").error().code == error_code::io);
+}
+
+TEST_CASE("input_file: the stamp tells what was done to a file") {
+    const temp_folder temp;
+    put_file(temp / "f", "0123");
+    const auto stamp = [&] {
+        const auto now = input_file::open(temp / "f").value().stamp().value();
+        return std::array{static_cast<std::int64_t>(now.inode), static_cast<std::int64_t>(now.bytes),
+                          now.modified_ns, now.changed_ns};
+    };
+    const auto first = stamp();
+    CHECK(first == stamp());
+    CHECK(first[1] == 4);
+    const timespec times[] = {{}, {first[2] / 1'000'000'000, first[2] % 1'000'000'000}};
+    // File systems take the time from a clock that moves every few milliseconds.
+    const auto until_it_moved = [&](const auto& change) {
+        auto now = first;
+        while (now[3] == first[3]) {
+            change();
+            now = stamp();
+        }
+        return now;
+    };
+    const auto rewritten = until_it_moved([&] { put_file(temp / "f", "3210"); });
+    CHECK(rewritten[1] == 4);
+    CHECK(rewritten[2] != first[2]);
+    // Who sets the time of writing back still cannot set that of the change.
+    const auto hidden =
+        until_it_moved([&] { REQUIRE(::utimensat(AT_FDCWD, (temp / "f").c_str(), times, 0) == 0); });
+    CHECK(hidden[2] == first[2]);
 }
 
 TEST_CASE("output_file: a refusing disk gives an io error") {

@@ -181,6 +181,39 @@ TEST_CASE("safetensors_writer: bounds are checked and a tensor not written is no
     CHECK(finished.error().tensor == "b");
 }
 
+TEST_CASE("safetensors_writer: a file that was begun is gone on with, if it is the same") {
+    const temp_folder temp;
+    const std::vector<tensor_spec> specs{{"a", dtype::u8, {4}}, {"b", dtype::u8, {4}}};
+    CHECK(safetensors_writer::reopen(temp / "f", specs).error().code == error_code::io);
+    {
+        auto begun = safetensors_writer::create(temp / "f", specs).value();
+        REQUIRE(begun.write(0, 0, bytes_of("abcd")));
+        REQUIRE(begun.write(1, 2, bytes_of("gh")));
+        REQUIRE(begun.sync());
+    }
+    auto writer = safetensors_writer::reopen(temp / "f", specs).value();
+    writer.skip(0, 4);
+    REQUIRE(writer.write(1, 0, bytes_of("ef")));
+    auto forgetful = safetensors_writer::reopen(temp / "f", specs).value();
+    CHECK(forgetful.finish().error().tensor == "a");
+    writer.skip(1, 2);
+    REQUIRE(writer.finish());
+    const auto file = open_safetensors(temp / "f").value();
+    CHECK(get_file(temp / "f").substr(file.data_begin()) == "abcdefgh");
+
+    const auto refused = [&](const std::vector<tensor_spec>& other) {
+        return safetensors_writer::reopen(temp / "f", other).error().code == error_code::bad_input;
+    };
+    CHECK(refused({{"a", dtype::u8, {4}}, {"c", dtype::u8, {4}}}));
+    CHECK(refused({{"a", dtype::u8, {4}}, {"b", dtype::u8, {5}}}));
+    std::filesystem::resize_file(temp / "f", file.file().size() - 1);
+    CHECK(refused(specs));
+    std::filesystem::rename(temp / "f", temp / "other");
+    std::filesystem::resize_file(temp / "other", file.file().size());
+    std::filesystem::create_symlink("other", temp / "f");
+    CHECK(safetensors_writer::reopen(temp / "f", specs).error().code == error_code::io);
+}
+
 TEST_CASE("safetensors_writer: many threads write one file") {
     const temp_folder temp;
     std::vector<tensor_spec> specs;

@@ -76,6 +76,7 @@ def find_library(bitmill_path):
 class Outcome:
     code: int
     stderr: str
+    resumed: bool = False
     calls: int = 0
     strikes: int = 0
     left_open: int = 0
@@ -111,7 +112,7 @@ class Runner:
         done = subprocess.run(
             [self.command, *map(str, args)], env=environment, capture_output=True, timeout=60, text=True
         )
-        outcome = Outcome(done.returncode, done.stderr)
+        outcome = Outcome(done.returncode, done.stderr, "  resumed: " in done.stdout)
         if self.result.exists():
             calls, strikes, left, outcome.where = self.result.read_text().split("\t")
             outcome.calls, outcome.strikes, outcome.left_open = int(calls), int(strikes), int(left)
@@ -128,10 +129,11 @@ class Scenario:
     model: str = "."  # below source
     old: pathlib.Path = None
     modern: bool = True
+    killed_at: int = 0  # the fsync at which an earlier run of the same command was killed
     new: dict = None
 
     def place(self, runner):
-        """Puts source and old folder, and nothing else, at their places below the runner's folder."""
+        """Puts source and old folder, or what a killed run left, and nothing else below the runner's folder."""
         runner.folder.mkdir(parents=True, exist_ok=True)
         for path in runner.folder.iterdir():
             if path.name != "source":
@@ -140,6 +142,9 @@ class Scenario:
             shutil.copytree(self.source, runner.folder / "source", symlinks=True)
         if self.old:
             shutil.copytree(self.old, runner.folder / "out")
+        if self.killed_at:
+            killed = self.run(runner, action="kill", kinds=["fsync"], at=self.killed_at)
+            assert killed.code == -9, killed
 
     def command(self, folder):
         verb, *options = self.args
@@ -156,11 +161,14 @@ def make_scenarios(folder, bitmill):
     bitmill("quantize", source, "-o", coded, "--to", "int8")
     write_hub_cache(hub, coded)
     int4 = ["quantize", "--to", "int4", "--method", "absmax"]
+    noted = [*int4, "--journal-bytes", "20000"]  # eight batches
     scenarios = [
         Scenario("quantize", source, int4),
         Scenario("dequantize", hub, ["dequantize"], model="snapshots/main"),
         Scenario("replace", source, [*int4, "--force"], old=coded),
         Scenario("replace-old-kernel", source, [*int4, "--force"], old=coded, modern=False),
+        Scenario("noted", source, noted),
+        Scenario("resume", source, noted, killed_at=6),
     ]
     for one in scenarios:
         place = folder / one.name

@@ -71,23 +71,38 @@ def write_tiny(folder, arrays=None):
     return folder
 
 
-def write_large(folder, mebibytes, rows=4096, columns=4096, dtype="F32"):
-    """Llama-shaped names over `mebibytes` of normal values; one 64 MiB tile of noise is repeated."""
+def write_large(folder, mebibytes, rows=4096, columns=4096, dtype="F32", shards=1, sparse=False):
+    """Llama-shaped names over `mebibytes` of normal values; one 64 MiB tile of noise is repeated.
+
+    sparse: zeros that take no room on disk.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    itemsize = {"F32": 4, "F16": 2}[dtype]
-    each = rows * columns * itemsize
+    each = rows * columns * {"F32": 4, "F16": 2, "BF16": 2}[dtype]
     count = mebibytes * 2**20 // each
     noise = np.random.default_rng(3).standard_normal(rows * columns, dtype=np.float32) * np.float32(0.02)
     noise = noise.astype(np.float16 if dtype == "F16" else np.float32)
     parts = [f"{p}_proj" for p in "qkvo"]
     names = [f"model.layers.{i // 4}.self_attn.{parts[i % 4]}.weight" for i in range(count)]
-    header = {"__metadata__": {"format": "pt"}}
-    for i, name in enumerate(names):
-        header[name] = {"dtype": dtype, "shape": [rows, columns], "data_offsets": [i * each, (i + 1) * each]}
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(header_bytes(header))
-        for i in range(count):
-            file.write(np.roll(noise, 1009 * i).tobytes())
+    weight_map = {}
+    for shard in range(shards):
+        path = folder / "model.safetensors"
+        if shards > 1:
+            path = folder / f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        numbers = range(count * shard // shards, count * (shard + 1) // shards)
+        header = {"__metadata__": {"format": "pt"}}
+        for at, i in enumerate(numbers):
+            offsets = [at * each, (at + 1) * each]
+            header[names[i]] = {"dtype": dtype, "shape": [rows, columns], "data_offsets": offsets}
+            weight_map[names[i]] = path.name
+        with open(path, "wb") as file:
+            file.write(header_bytes(header))
+            for i in numbers:
+                if not sparse:
+                    file.write(np.roll(noise, 1009 * i).tobytes())
+            file.truncate(len(header_bytes(header)) + len(numbers) * each)
+    if shards > 1:
+        index = {"metadata": {"total_size": count * each}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(
         json.dumps({**CONFIG, "hidden_size": columns, "num_hidden_layers": count // 4})
     )

@@ -86,3 +86,25 @@ def test_kills_where_nothing_was_there(source, variants, bitmill_path, tmp_path)
     assert absent > 0
     subprocess.run(command, check=True, capture_output=True)
     assert tree_hashes(out) == variants["int8"] and leftovers(tmp_path, "out") == []
+
+
+def test_two_hundred_kills_and_the_same_command_again(bitmill, bitmill_path, memory_folder):
+    """The bytes of an undisturbed run. (tests/mill and test_io_faults.py kill at each tile and call.)"""
+    folder = memory_folder / "again"
+    source = write_large(folder / "source", 16, rows=512, columns=1024, shards=4)
+    out, dice = folder / "out", random.Random(7)
+    command = ["quantize", source, "-o", out, "--to", "int4", "--journal-bytes", "1M"]
+    bitmill(*command)
+    whole = tree_hashes(out)
+    shutil.rmtree(out)
+    usual = duration([bitmill_path, *map(str, command)])
+    shutil.rmtree(out)
+    killed, resumed = 0, 0
+    for _ in range(KILLS):
+        killed += kill_after([bitmill_path, *map(str, command)], dice.uniform(0, 1.1 * usual))
+        again = bitmill(*command, "--force")
+        resumed += "  resumed: " in again.out
+        assert tree_hashes(out) == whole and leftovers(folder, "source", "out") == []
+        shutil.rmtree(out)
+    print(f"{KILLS} runs: {killed} killed, {resumed} resumed, 0 differ")
+    assert killed >= KILLS // 4 and resumed >= KILLS // 16

@@ -1,5 +1,10 @@
 """Working memory: whole-process RSS stays within --memory-limit + 64 MiB, whatever the model's size."""
 
+import shutil
+import signal
+import subprocess
+import time
+
 import pytest
 
 from children import run_child
@@ -93,3 +98,27 @@ def test_every_scheme_of_one_gibibyte(scheme, threads, limit, gibibyte, bitmill_
     assert code == 0
     (tmp_path / "out" / "model.safetensors").unlink()
     assert rss <= limit + 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["int8", "int4", "nf4"])
+def test_four_gibibytes_at_32_mebibytes(scheme, bitmill_path, tmp_path):
+    """A sparse source of 2 billion weights; then once more after a kill, on top of what was done."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    write_large(source, 4096, dtype="F16", shards=3, sparse=True)
+    command = [bitmill_path, "quantize", source, "-o", out, "--to", scheme, "--memory-limit", "32M"]
+    code, rss = peak_rss(*command)
+    assert code == 0 and rss <= 32 + 64
+    sizes = {path.name: path.stat().st_size for path in out.iterdir()}
+    shutil.rmtree(out)
+    child = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal = tmp_path / "out.bitmill-partial" / ".bitmill-journal"
+    while child.poll() is None and not (journal.exists() and journal.stat().st_size > 2**18):
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    code, again = peak_rss(*command)
+    assert code == 0 and again <= 32 + 64
+    assert {path.name: path.stat().st_size for path in out.iterdir()} == sizes
+    shutil.rmtree(out)
+    print(f"peak RSS {rss:.0f} MiB, resumed {again:.0f} MiB")

@@ -22,8 +22,11 @@ from io_faults import Runner, read_tree, without_marker
 ALL = os.environ.get("BITMILL_TEST_ALL") == "1"
 STATES = 10_000 if ALL else 200
 REOPENED = 100 if ALL else 10
-NAMES = ["quantize", "replace", "replace-old-kernel"]
+RESUMED = 1000 if ALL else 100
+NAMES = ["quantize", "replace", "replace-old-kernel", "noted", "resume"]
+REPLACING = NAMES[1:3]
 OUT, PARTIAL, OLD = "out", "out.bitmill-partial", "out.bitmill-old"
+JOURNAL, KEY_BYTES = ".bitmill-journal", 64
 
 
 @pytest.fixture(scope="module")
@@ -112,18 +115,30 @@ def cut_power(recording, states, dice, keep=lambda state: None):
 
 
 def reopen(recording, state):
-    """The next run, from what the power cut left: done, whole, nothing beside."""
+    """The next run, from what the power cut left: done, nothing beside. Returns (is it whole, did it resume)."""
     scenario, runner = recording.scenario, recording.runner
-    shutil.rmtree(runner.folder)
-    runner.folder.mkdir()
-    source = state.pop("source")
-    write_state(state, runner.folder)
-    shutil.copytree(scenario.source, runner.folder / "source", symlinks=True)
-    assert flatten(source) == read_tree(scenario.source), "the source was touched"
+    for path in runner.folder.iterdir():
+        if path.name != "source":  # the very files that the journal names
+            shutil.rmtree(path)
+    assert flatten(state["source"]) == read_tree(scenario.source), "the source was touched"
+    write_state({name: node for name, node in state.items() if name != "source"}, runner.folder)
     outcome = scenario.run(runner, options=["--force"])
     assert outcome.code == 0, outcome
-    assert read_tree(runner.folder / OUT) == scenario.new
     assert leftovers(runner.folder, "source", OUT) == []
+    return read_tree(runner.folder / OUT) == scenario.new, outcome.resumed
+
+
+def resumable_states(recording, count):
+    """States after power cuts in the middle of the work, with a journal that says something."""
+    dice, states = random.Random(23), []
+    before_swap = recording.swap()
+    while len(states) < count:
+        disk = recording.disk()
+        for operation in recording.operations[: dice.randrange(before_swap)]:
+            disk.apply(operation)
+        found = [disk.crash(dice) for _ in range(10)]
+        states += [s for s in found if len(s.get(PARTIAL, {}).get(JOURNAL, b"")) > KEY_BYTES]
+    return states[:count]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,13 +156,14 @@ def test_power_loss(name, record):
 
     counts = cut_power(recording, STATES, dice, keep)
     for state in kept:
-        reopen(recording, state)
+        whole, _ = reopen(recording, state)
+        assert whole
     count = len(recording.operations)
     print(f"{name}: {STATES} states of {count} operations: {counts}; {len(kept)} reopened")
     assert counts["torn"] == 0 and counts["old"] > 0 and counts["new"] > 0
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", REPLACING)
 def test_power_loss_after_a_kill(name, record):
     """Killed right after the swap: the next run must not delete what a power cut may bring back."""
     whole = record(name)
@@ -157,6 +173,24 @@ def test_power_loss_after_a_kill(name, record):
         counts = cut_power(recording, STATES, random.Random(at))
         print(f"{name}, killed at fsync {at}: {STATES} states: {counts}")
         assert counts["torn"] == 0
+
+
+@pytest.mark.parametrize("name", ["noted", "resume"])
+def test_a_journal_never_runs_ahead_of_its_files(name, record):
+    """What a power cut left is gone on with, and whatever of it was lost is milled again."""
+    recording = record(name)
+    found = [reopen(recording, state) for state in resumable_states(recording, RESUMED)]
+    resumed = sum(resumed for _, resumed in found)
+    print(f"{name}: {RESUMED} states with a journal, {resumed} resumed, 0 torn")
+    assert all(whole for whole, _ in found) and resumed > RESUMED // 4
+
+
+def test_the_check_of_the_journal_sees_a_missing_fsync(record):
+    careless = record("noted").without_syncs_of(lambda disk, node: not isinstance(node, Folder))
+    found = [reopen(careless, state) for state in resumable_states(careless, 200)]
+    torn = sum(not whole for whole, _ in found)
+    print(f"without fsync of files: 200 states with a journal, {torn} torn")
+    assert torn > 0
 
 
 @pytest.mark.parametrize("part", ["files", "folders", "parent"])

@@ -7,14 +7,22 @@
 #include <string>
 #include <system_error>
 
+#include <unistd.h>
+
 #include <bitmill/core/error.hpp>
 
 namespace bitmill_test {
 
+// In memory where there is such a folder: an fsync costs nothing there.
+inline std::filesystem::path memory_parent() {
+    const std::filesystem::path memory = "/dev/shm";
+    return ::access(memory.c_str(), W_OK) == 0 ? memory : std::filesystem::temp_directory_path();
+}
+
 class temp_folder {
 public:
-    temp_folder() {
-        std::string name = (std::filesystem::temp_directory_path() / "bitmill-test-XXXXXX").string();
+    explicit temp_folder(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+        std::string name = (parent / "bitmill-test-XXXXXX").string();
         if (::mkdtemp(name.data()) == nullptr) throw std::system_error(errno, std::generic_category(), name);
         path_ = std::filesystem::canonical(name).string();
     }

@@ -30,7 +30,8 @@ inline constexpr const char* old_suffix = ".bitmill-old";
 
 BITMILL_INLINE atomic_folder::atomic_folder(atomic_folder&& other) noexcept
     : out_(std::move(other.out_)), name_(std::move(other.name_)), partial_(std::move(other.partial_)),
-      old_(std::move(other.old_)), force_(other.force_), parent_fd_(std::exchange(other.parent_fd_, -1)),
+      old_(std::move(other.old_)), key_(std::move(other.key_)), force_(other.force_),
+      resumes_(other.resumes_), parent_fd_(std::exchange(other.parent_fd_, -1)),
       partial_fd_(std::exchange(other.partial_fd_, -1)) {}
 
 BITMILL_INLINE atomic_folder& atomic_folder::operator=(atomic_folder&& other) noexcept {
@@ -40,7 +41,9 @@ BITMILL_INLINE atomic_folder& atomic_folder::operator=(atomic_folder&& other) no
         name_ = std::move(other.name_);
         partial_ = std::move(other.partial_);
         old_ = std::move(other.old_);
+        key_ = std::move(other.key_);
         force_ = other.force_;
+        resumes_ = other.resumes_;
         parent_fd_ = std::exchange(other.parent_fd_, -1);
         partial_fd_ = std::exchange(other.partial_fd_, -1);
     }
@@ -50,7 +53,8 @@ BITMILL_INLINE atomic_folder& atomic_folder::operator=(atomic_folder&& other) no
 BITMILL_INLINE atomic_folder::~atomic_folder() { discard(); }
 
 BITMILL_INLINE result<atomic_folder> atomic_folder::create(const std::string& out,
-                                                           const std::string& source_root, bool force) {
+                                                           const std::string& source_root, bool force,
+                                                           std::string key) {
     namespace fs = std::filesystem;
     const auto refuse = [&](std::string message) {
         return detail::make_error(error_code::invalid_argument, std::move(message), out);
@@ -59,6 +63,7 @@ BITMILL_INLINE result<atomic_folder> atomic_folder::create(const std::string& ou
     while (trimmed.size() > 1 && trimmed.back() == '/') trimmed.pop_back();
     const auto slash = trimmed.rfind('/');
     atomic_folder made;
+    made.key_ = std::move(key);
     made.force_ = force;
     made.name_ = slash == std::string::npos ? trimmed : trimmed.substr(slash + 1);
     if (detail::why_not_relative(made.name_) != nullptr)
@@ -143,17 +148,43 @@ BITMILL_INLINE result<void> atomic_folder::acquire_partial() {
         if (!stale) return stale.error();
         partial_fd_ = fd.release();  // from here on it is this object's to delete
         undo.made = false;
-        if (*stale) {
-            // Perhaps the old model: the swap itself must be on disk first, or a power cut brings it back empty.
-            if (auto synced = detail::sync_names(parent_fd_, shown); !synced) return synced;
-            if (const int failed = detail::empty_folder(partial_fd_, detail::partial_marker); failed != 0)
-                return detail::os_error(failed, "cannot delete what is in it", shown);
-        }
-        if (!detail::make_marker(partial_fd_))
-            return detail::os_error(errno, "cannot write to the folder", shown);
+        if (auto taken = take_over(*stale); !taken) return taken;
         return detail::recover_old(parent_fd_, name_, out_);
     }
     return detail::make_error(error_code::io, "other processes keep writing it; wait for them to end", out_);
+}
+
+BITMILL_INLINE result<void> atomic_folder::take_over(bool stale) {
+    resumes_ = stale && !key_.empty() && detail::begins_with(partial_fd_, detail::journal_name, key_);
+    if (resumes_) return {};
+    // Perhaps the old model: the swap itself must be on disk first, or a power cut brings it back empty.
+    if (stale)
+        if (auto synced = detail::sync_names(parent_fd_, out_); !synced) return synced;
+    return start_anew();
+}
+
+// The marker comes with an fsync of the names: a journal that a power cut brought back would speak of files that
+// are new since.
+BITMILL_INLINE result<void> atomic_folder::start_anew() {
+    resumes_ = false;
+    const std::string shown = out_ + detail::partial_suffix;
+    if (const int failed = detail::empty_folder(partial_fd_, detail::partial_marker); failed != 0)
+        return detail::os_error(failed, "cannot delete what is in it", shown);
+    if (!detail::make_marker(partial_fd_))
+        return detail::os_error(errno, "cannot write to the folder", shown);
+    return {};
+}
+
+BITMILL_INLINE result<void> atomic_folder::keep_only(const std::set<std::string>& names) {
+    std::set<std::string> kept = names;
+    kept.insert({detail::partial_marker, detail::journal_name});
+    return detail::keep_only(out_ + detail::partial_suffix, {}, kept);
+}
+
+BITMILL_INLINE std::string atomic_folder::journal_path() const { return path_of(detail::journal_name); }
+
+BITMILL_INLINE result<void> atomic_folder::sync_names() const {
+    return detail::sync_names(partial_fd_, out_ + detail::partial_suffix);
 }
 
 BITMILL_INLINE std::string atomic_folder::path_of(const std::string& relative) const {
@@ -169,6 +200,9 @@ BITMILL_INLINE std::string atomic_folder::path_of(const std::string& relative) c
 BITMILL_INLINE result<void> atomic_folder::commit() {
     if (partial_fd_ < 0)
         return detail::make_error(error_code::invalid_argument, "the folder is already committed", out_);
+    // A finished folder is never taken for one to go on with, even if a kill leaves it under the partial's name.
+    if (::unlinkat(partial_fd_, detail::journal_name, 0) != 0 && errno != ENOENT)
+        return detail::os_error(errno, "cannot delete", journal_path());
     if (auto synced = detail::sync_tree(out_ + detail::partial_suffix); !synced) return synced;
     if (auto checked = check_out({}); !checked) return checked;
     return swap_in();

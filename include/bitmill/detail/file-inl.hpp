@@ -109,6 +109,16 @@ BITMILL_INLINE result<void> input_file::read_at(std::uint64_t offset, std::span<
     return {};
 }
 
+BITMILL_INLINE result<file_stamp> input_file::stamp() const {
+    struct stat facts{};
+    if (::fstat(fd_, &facts) != 0) return detail::os_error(errno, "cannot look at it", path_);
+    const auto nanoseconds = [](const timespec& time) {
+        return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+    };
+    return file_stamp{facts.st_ino, static_cast<std::uint64_t>(facts.st_size), nanoseconds(facts.st_mtim),
+                      nanoseconds(facts.st_ctim)};
+}
+
 BITMILL_INLINE output_file::output_file(int fd, std::string path) noexcept
     : fd_(fd), path_(std::move(path)) {}
 
@@ -128,14 +138,22 @@ BITMILL_INLINE output_file::~output_file() {
     if (fd_ >= 0) ::close(fd_);
 }
 
-BITMILL_INLINE result<output_file> output_file::create(const std::string& path) {
+BITMILL_INLINE result<output_file> output_file::open(const std::string& path, int flags, const char* action) {
     if (path.empty() || path.find('\0') != std::string::npos)
         return detail::make_error(error_code::invalid_argument, "a file's path must be given", path);
     std::string own_path = path;
     const int fd = detail::retrying(
-        [&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666); });
-    if (fd < 0) return detail::os_error(errno, "cannot create", path);
+        [&] { return ::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | flags, 0666); });
+    if (fd < 0) return detail::os_error(errno, action, path);
     return output_file(fd, std::move(own_path));
+}
+
+BITMILL_INLINE result<output_file> output_file::create(const std::string& path) {
+    return open(path, O_CREAT | O_EXCL, "cannot create");
+}
+
+BITMILL_INLINE result<output_file> output_file::reopen(const std::string& path) {
+    return open(path, 0, "cannot open");
 }
 
 BITMILL_INLINE result<void> output_file::write_at(std::uint64_t offset, std::span<const std::byte> src) {
@@ -173,6 +191,12 @@ BITMILL_INLINE result<void> output_file::reserve(std::uint64_t bytes) {
             return detail::os_error(errno, "no room for its " + std::to_string(bytes) + " bytes", path_);
     }
     return resize(bytes);
+}
+
+BITMILL_INLINE result<void> output_file::sync() {
+    if (detail::retrying([&] { return ::fdatasync(fd_); }) != 0)
+        return detail::os_error(errno, "cannot bring it to disk", path_);
+    return {};
 }
 
 BITMILL_INLINE result<void> output_file::finish() {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -82,6 +83,19 @@ inline result<bool> looks_replaceable(const std::string& path) {
 // user's. It is the first thing made in the folder and the last that is deleted, after a power cut too.
 inline constexpr const char* partial_marker = ".bitmill-partial";
 
+// Says which parts of an unfinished folder are done. It never leaves the partial folder.
+inline constexpr const char* journal_name = ".bitmill-journal";
+
+inline bool begins_with(int folder_fd, const char* name, const std::string& text) {
+    const unique_fd file(
+        retrying([&] { return ::openat(folder_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC); }));
+    std::string found(text.size(), '\0');
+    return file &&
+           retrying([&] { return ::pread(file.get(), found.data(), found.size(), 0); }) ==
+               static_cast<ssize_t>(text.size()) &&
+           found == text;
+}
+
 inline bool make_marker(int folder_fd) noexcept {
     const unique_fd made(retrying([&] {
         return ::openat(folder_fd, partial_marker, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
@@ -120,6 +134,25 @@ inline int empty_folder(int folder_fd, const char* spared) noexcept {
         if (listed != 0 || failed != 0) return listed != 0 ? listed : failed;
     }
     return 0;
+}
+
+// Deletes what lies below `path` but the files of these names, which are relative to it, with '/' between parts.
+// `prefix` is that of the entries' names: "" or "folder/".
+inline result<void> keep_only(const std::string& path, const std::string& prefix,
+                              const std::set<std::string>& names) {
+    auto entries = list_folder(path);
+    if (!entries) return entries.error();
+    for (const folder_entry& entry : *entries) {
+        const std::string inner = path + "/" + entry.name, name = prefix + entry.name;
+        const bool is_folder = entry.type == std::filesystem::file_type::directory;
+        if (is_folder)
+            if (auto kept = keep_only(inner, name + "/", names); !kept) return kept;
+        if (names.contains(name)) continue;
+        const int deleted = ::unlinkat(AT_FDCWD, inner.c_str(), is_folder ? AT_REMOVEDIR : 0);
+        if (deleted != 0 && !(is_folder && errno == ENOTEMPTY))
+            return os_error(errno, "cannot delete what a killed run left", inner);
+    }
+    return {};
 }
 
 // Does a folder of the partial's name hold what a killed run left? Errors: invalid_argument where it holds what

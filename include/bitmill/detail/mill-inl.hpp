@@ -1,10 +1,11 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
+#include <set>
 #include <span>
 
 #include <bitmill/core/sha256.hpp>
+#include <bitmill/detail/journal-inl.hpp>
 #include <bitmill/detail/manifest-inl.hpp>
 #include <bitmill/detail/tile_runner-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
@@ -44,14 +45,6 @@ struct tiling {
         for (std::uint64_t first = 0; first < units; first += per_tile)
             tiles.push_back({tensor, first, std::min(per_tile, units - first)});
     }
-};
-
-// What is left of a tile once it is written: report and manifest are folded from these.
-struct tile_record {
-    error_metrics error;
-    digest source{};
-    std::array<digest, 3> parts{};  // of codes or copy, scales, and the third part: no scheme has more
-    error_metrics base_error;       // planes: of the base alone
 };
 
 inline std::size_t slot_of(output_part::kind what) {
@@ -110,7 +103,8 @@ public:
             }
     }
 
-    result<void> write(weight_files& files) {
+    // With a folder: goes on where a killed run stopped, and keeps the folder's journal.
+    result<void> write(weight_files& files, const atomic_folder* folder) {
         std::vector<tile>& tiles = tiles_;
         std::uint64_t footprint = 0;
         for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
@@ -130,12 +124,21 @@ public:
             cut.cut(i, tiles);
         }
         records_.resize(tiles.size());
-        return runner_.run(
-            tiles, footprint,
-            [&](std::size_t at, const tile& one, tile_buffers& buffers) {
-                return write_tile(one, buffers, files, records_[at]);
+        journal notes(records_, options_.journal_bytes, [&](auto batch) { return sync(files, batch); });
+        const auto left = take_up(notes, files, folder);
+        if (!left) return left.error();
+        std::vector<tile> todo;
+        for (const std::size_t at : *left) todo.push_back(tiles[at]);
+        auto written = runner_.run(
+            todo, footprint,
+            [&](std::size_t i, const tile& one, tile_buffers& buffers) -> result<void> {
+                const std::size_t at = (*left)[i];
+                if (auto put = write_tile(one, buffers, files, records_[at]); !put) return put;
+                return notes.add(at, source_bytes(one));
             },
             [&](const tile& one) { return source_bytes(one); });
+        if (!written) return written;
+        return notes.flush();
     }
 
     // After write(), by tensor: of all planes, or of the base plane alone.
@@ -167,6 +170,8 @@ public:
     }
 
     [[nodiscard]] const progress& now() const { return runner_.now(); }
+    // Of the source, that a killed run had milled.
+    [[nodiscard]] std::uint64_t resumed_bytes() const { return resumed_bytes_; }
 
 private:
     struct finding {
@@ -333,8 +338,10 @@ private:
         };
         record.source = record.parts[0] = digest_of(view->data, source_bytes(one));
         if (!t.effective)
-            return files.write(places_[one.tensor][0], one.first, static_cast<const std::byte*>(view->data),
-                               one.count);
+            return put_parts(one,
+                             {static_cast<std::byte*>(const_cast<void*>(view->data)), nullptr, nullptr,
+                              nullptr, 0, nullptr},
+                             files);
         const encoded_sizes sizes = coded_bytes(t, one.count);
         std::byte* output = grow(buffers.output, sizes.total() + 16);
         std::byte* third = output + sizes.codes + sizes.scales;
@@ -354,7 +361,16 @@ private:
         record.error = *error_of_tile;
         record.parts = {digest_of(coded.codes, sizes.codes), digest_of(coded.scales, sizes.scales),
                         digest_of(third, third_part(sizes))};
+        return put_parts(one, coded, files);
+    }
+
+    // What a tile adds to each part of its tensor. Null bytes are those of a tile that was done before.
+    result<void> put_parts(const tile& one, const encoded_view& coded, weight_files& files) const {
+        const planned_tensor& t = plan_.tensors[one.tensor];
+        if (!t.effective) return files.write(places_[one.tensor][0], one.first, coded.codes, one.count);
+        const encoded_sizes sizes = coded_bytes(t, one.count);
         const encoded_sizes before = coded_bytes(t, one.first);
+        const std::byte* third = coded.nested_scales;  // shared by whatever the third part is
         for (std::size_t p = 0; p < t.parts.size(); ++p) {
             const auto& where = places_[one.tensor][p];
             result<void> done;
@@ -378,6 +394,41 @@ private:
         return {};
     }
 
+    // Opens the journal where there is a folder, counts the tiles that it holds as done, and returns the others.
+    result<std::vector<std::size_t>> take_up(journal& notes, weight_files& files,
+                                             const atomic_folder* folder) {
+        std::vector<bool> done(tiles_.size());
+        if (folder != nullptr && !folder->key().empty()) {
+            auto opened = notes.open(*folder);
+            if (!opened) return opened.error();
+            done = std::move(*opened);
+        }
+        std::vector<std::size_t> left;
+        for (std::size_t at = 0; at < tiles_.size(); ++at) {
+            if (!done[at]) {
+                left.push_back(at);
+                continue;
+            }
+            if (auto counted = put_parts(tiles_[at], {}, files); !counted) return counted.error();
+            resumed_bytes_ += source_bytes(tiles_[at]);
+        }
+        runner_.skip(resumed_bytes_);
+        if (folder != nullptr && folder->resumes())
+            log_line(options_, log_level::info,
+                     "resumes: " + std::to_string(tiles_.size() - left.size()) + " of " +
+                         std::to_string(tiles_.size()) + " tiles are done");
+        return left;
+    }
+
+    result<void> sync(weight_files& files, std::span<const std::size_t> batch) const {
+        std::set<std::size_t> written;
+        for (const std::size_t at : batch)
+            for (const auto& place : places_[tiles_[at].tensor]) written.insert(place.file);
+        for (const std::size_t file : written)
+            if (auto done = files.sync(file); !done) return done;
+        return {};
+    }
+
     const checkpoint& model_;
     mill_plan& plan_;
     const mill_options& options_;
@@ -385,6 +436,7 @@ private:
     std::vector<std::vector<weight_files::place>> places_;
     std::vector<tile> tiles_;
     std::vector<tile_record> records_;
+    std::uint64_t resumed_bytes_ = 0;
 };
 
 inline std::vector<std::string> find_warnings(const checkpoint& model, const mill_plan& plan) {
@@ -507,13 +559,14 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
     if (folder != nullptr)
         if (auto done = files.create(*folder); !done) return done.error();
     if (!options.dry_run)
-        if (auto done = mill.write(files); !done) return done.error();
+        if (auto done = mill.write(files, folder); !done) return done.error();
     if (folder != nullptr)
         if (auto done = files.finish(*folder); !done) return done.error();
     milled made{start_report(model, *plan, mill), {}};
     made.report.source = path;
     made.report.output = out;
     made.report.dry_run = options.dry_run;
+    made.report.resumed_bytes = mill.resumed_bytes();
     made.report.bytes = *bytes;
     made.report.residual_bytes = files.residual_bytes();
     made.report.side_bytes = side_file_bytes(model);
@@ -541,7 +594,9 @@ inline result<mill_report> quantize(const std::string& path, const std::string& 
     if (!options.dry_run) {
         // Options that make no sense are refused before anything is made beside OUT.
         if (auto plan = make_plan(*model, options); !plan) return plan.error();
-        auto made = atomic_folder::create(out, model->root(), options.force);
+        auto key = options.resume ? journal_key(*model, options) : std::string();
+        if (!key) return key.error();
+        auto made = atomic_folder::create(out, model->root(), options.force, std::move(*key));
         if (!made) return made.error();
         folder.emplace(std::move(made).value());
     }

@@ -89,6 +89,7 @@ BITMILL_INLINE std::string mill_report::json(int indent) const {
          {"source_bytes", source_bytes},
          {"bytes", bytes},
          {"side_bytes", side_bytes},
+         {"resumed_bytes", resumed_bytes},
          {"ratio_to_source", detail::ratio(source_bytes, bytes)},
          {"ratio_to_f32", detail::ratio(f32_bytes, bytes)},
          {"bits_per_weight", bits_per_weight()},

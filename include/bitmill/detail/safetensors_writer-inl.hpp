@@ -144,6 +144,26 @@ BITMILL_INLINE result<safetensors_writer> safetensors_writer::create(const std::
     return safetensors_writer(std::move(*file), std::move(*layout));
 }
 
+BITMILL_INLINE result<safetensors_writer> safetensors_writer::reopen(const std::string& path,
+                                                                     std::vector<tensor_spec> specs,
+                                                                     const safetensors_metadata& metadata) {
+    auto layout = detail::lay_out(std::move(specs), metadata, path);
+    if (!layout) return layout.error();
+    const auto there = input_file::open(path);
+    if (!there) return there.error();
+    std::string header((*layout)->header.size(), '\0');
+    bool same = there->size() == (*layout)->file_bytes;
+    if (same) {
+        if (auto read = there->read_at(0, std::as_writable_bytes(std::span(header))); !read)
+            return read.error();
+        same = header == (*layout)->header;
+    }
+    if (!same) return detail::bad_file("is not the file that was begun here", path);
+    auto file = output_file::reopen(path);
+    if (!file) return file.error();
+    return safetensors_writer(std::move(*file), std::move(*layout));
+}
+
 BITMILL_INLINE std::uint64_t safetensors_writer::file_bytes(const std::vector<tensor_spec>& specs,
                                                             const safetensors_metadata& metadata) {
     return detail::lay_out(specs, metadata, {}).value()->file_bytes;
@@ -188,6 +208,12 @@ BITMILL_INLINE result<void> safetensors_writer::write(std::size_t spec_index, st
     written_[spec_index].fetch_add(src.size(), std::memory_order_relaxed);
     return {};
 }
+
+BITMILL_INLINE void safetensors_writer::skip(std::size_t spec_index, std::uint64_t bytes) noexcept {
+    written_[spec_index].fetch_add(bytes, std::memory_order_relaxed);
+}
+
+BITMILL_INLINE result<void> safetensors_writer::sync() { return file_.sync(); }
 
 BITMILL_INLINE result<void> safetensors_writer::finish() {
     // A tensor that nobody wrote would be a run of zeros that looks like weights.

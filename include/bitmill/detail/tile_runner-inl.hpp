@@ -77,6 +77,8 @@ public:
         return {};
     }
 
+    // Work that was done before, as far as progress goes.
+    void skip(std::uint64_t bytes) { progress_.done_bytes += bytes; }
     [[nodiscard]] const progress& now() const { return progress_; }
 
 private:

@@ -7,6 +7,7 @@
 #include <memory_resource>
 #include <new>
 #include <regex>
+#include <set>
 
 #include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/manifest-inl.hpp>
@@ -121,7 +122,13 @@ public:
         return sum;
     }
 
-    result<void> create(const atomic_folder& folder) {
+    // On what a killed run left of them, or anew.
+    result<void> create(atomic_folder& folder) {
+        if (folder.resumes()) {
+            if (auto reopened = reopen(folder); reopened) return reopened;
+            writers_.clear();
+            if (auto emptied = folder.start_anew(); !emptied) return emptied;
+        }
         writers_.resize(specs_.size());
         for (std::size_t file = 0; file < specs_.size(); ++file) {
             if (!exists(file)) continue;
@@ -132,11 +139,19 @@ public:
         return {};
     }
 
-    // Nothing where create() was not called: then the bytes are only wanted for their digests.
+    // Nothing where create() was not called: then the bytes are only wanted for their digests. Bytes that lie there
+    // already are null.
     result<void> write(place where, std::uint64_t offset, const std::byte* bytes, std::uint64_t count) {
         if (writers_.empty()) return {};
+        if (bytes == nullptr) {
+            writers_[where.file]->skip(where.spec, count);
+            return {};
+        }
         return writers_[where.file]->write(where.spec, offset, {bytes, static_cast<std::size_t>(count)});
     }
+
+    // Brings what was written into a file to disk.
+    result<void> sync(std::size_t file) { return writers_[file]->sync(); }
 
     // fsyncs every file, then writes the index: it is the commit record of a sharded model.
     result<void> finish(const atomic_folder& folder) {
@@ -173,6 +188,18 @@ public:
     }
 
 private:
+    result<void> reopen(atomic_folder& folder) {
+        std::set<std::string> names;
+        writers_.resize(specs_.size());
+        for (std::size_t file = 0; file < specs_.size(); ++file) {
+            if (!exists(file)) continue;
+            auto writer = safetensors_writer::reopen(folder.path_of(name_of(file)), specs_[file]);
+            if (!writer) return writer.error();
+            writers_[file].emplace(std::move(writer).value());
+            names.insert(name_of(file));
+        }
+        return folder.keep_only(names);
+    }
     place add_to(std::size_t file, tensor_spec spec) {
         const bool listed = file < model_.shard_count();
         const bool fresh = listed ? weight_map_.emplace(spec.name, name_of(file)).second : true;

@@ -1,6 +1,7 @@
 // A folder that appears whole or not at all.
 #pragma once
 
+#include <set>
 #include <string>
 
 #include <bitmill/core/error.hpp>
@@ -13,12 +14,12 @@ namespace bitmill {
 // threads, commit is not.
 class atomic_folder {
 public:
-    // Makes the partial folder and locks it against other processes (io if one holds it); what a killed run
-    // left there is deleted. source_root, "" for none, is the model that is being read: OUT may lie in it
+    // Makes the partial folder and locks it against other processes (io if one holds it). What a killed run
+    // left there is deleted, unless it began a journal with `key` (not ""): then it stays. source_root, "" for none, is the model that is being read: OUT may lie in it
     // but must not be it or hold it. An OUT that exists is invalid_argument unless `force`; with force
     // it is replaced only if it is empty or looks like a model (config.json and *.safetensors).
     [[nodiscard]] static result<atomic_folder> create(const std::string& out, const std::string& source_root,
-                                                      bool force);
+                                                      bool force, std::string key = {});
 
     atomic_folder(atomic_folder&& other) noexcept;
     atomic_folder& operator=(atomic_folder&& other) noexcept;
@@ -31,6 +32,17 @@ public:
     // (invalid_argument) for a name that would leave the folder.
     [[nodiscard]] std::string path_of(const std::string& relative) const;
 
+    [[nodiscard]] const std::string& key() const noexcept { return key_; }
+    // Is what a killed run left still there?
+    [[nodiscard]] bool resumes() const noexcept { return resumes_; }
+    // Where the journal lies, which begins with key() and says what of the folder is done. commit() deletes it.
+    [[nodiscard]] std::string journal_path() const;
+    // Brings the names of what lies directly in the folder to disk.
+    [[nodiscard]] result<void> sync_names() const;
+    // Deletes what a killed run left, but the journal and the files of these names; or all of it.
+    [[nodiscard]] result<void> keep_only(const std::set<std::string>& names);
+    [[nodiscard]] result<void> start_anew();
+
     // fsyncs every file and folder, swaps, fsyncs the parent, deletes the old folder. On an error before
     // the swap OUT is untouched and the partial folder is deleted with this object; an error after it
     // says that the new folder is in place.
@@ -40,6 +52,7 @@ private:
     atomic_folder() = default;
     result<void> check_out(const std::string& source_root) const;
     result<void> acquire_partial();
+    result<void> take_over(bool stale);
     int swap_names(bool replaces, const char*& old_at) noexcept;
     result<void> swap_in();
     result<void> clear_away(int placed_fd, const char* old_at, int old_fd);
@@ -48,7 +61,9 @@ private:
     std::string out_;            // canonical parent + name
     std::string name_;           // last part of OUT
     std::string partial_, old_;  // its siblings
+    std::string key_;
     bool force_ = false;
+    bool resumes_ = false;
     int parent_fd_ = -1;
     int partial_fd_ = -1;  // holds the lock; -1 once committed or moved from
 };

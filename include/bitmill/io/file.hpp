@@ -12,6 +12,14 @@
 
 namespace bitmill {
 
+// Tells one state of a file from another without reading it.
+struct file_stamp {
+    std::uint64_t inode = 0;
+    std::uint64_t bytes = 0;
+    std::int64_t modified_ns = 0;
+    std::int64_t changed_ns = 0;  // of the inode; no program can set it back
+};
+
 // A regular file open for reading; owns its descriptor. Move-only. const calls are safe from many threads.
 class input_file {
 public:
@@ -34,6 +42,7 @@ public:
     [[nodiscard]] const std::string& path() const noexcept { return path_; }
     // Bytes, as they were when the file was opened.
     [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
+    [[nodiscard]] result<file_stamp> stamp() const;  // as of now
     // Fills dst from byte `offset` on. bad_input where that is past the end, or the file became shorter.
     [[nodiscard]] result<void> read_at(std::uint64_t offset, std::span<std::byte> dst) const;
 
@@ -51,6 +60,8 @@ class output_file {
 public:
     // The path must not exist yet (io if it does); mode 0666 less the umask.
     [[nodiscard]] static result<output_file> create(const std::string& path);
+    // Opens one that is there, to write it further.
+    [[nodiscard]] static result<output_file> reopen(const std::string& path);
 
     output_file(output_file&& other) noexcept;
     output_file& operator=(output_file&& other) noexcept;
@@ -64,11 +75,14 @@ public:
     // Asks the file system for the room now, so that a full disk shows before the work and not after it.
     // Where the file system cannot reserve this is resize().
     [[nodiscard]] result<void> reserve(std::uint64_t bytes);
+    // What was written before this call is on disk after it. Safe beside write_at.
+    [[nodiscard]] result<void> sync();
     // fsync and close. After an error the file's content is unknown and the object is dead: write anew.
     [[nodiscard]] result<void> finish();
 
 private:
     output_file(int fd, std::string path) noexcept;
+    static result<output_file> open(const std::string& path, int flags, const char* action);
 
     int fd_ = -1;
     std::string path_;

@@ -83,6 +83,12 @@ public:
                                                            std::vector<tensor_spec> specs,
                                                            const safetensors_metadata& metadata = {
                                                                {"format", "pt"}});
+    // Opens what create() of the same specs left at `path`, to write it further. bad_input where the file has
+    // another header or size.
+    [[nodiscard]] static result<safetensors_writer> reopen(const std::string& path,
+                                                           std::vector<tensor_spec> specs,
+                                                           const safetensors_metadata& metadata = {
+                                                               {"format", "pt"}});
     // The exact size of the file that create() and finish() would leave. Throws exception where create()
     // would return invalid_argument.
     [[nodiscard]] static std::uint64_t file_bytes(const std::vector<tensor_spec>& specs,
@@ -101,6 +107,10 @@ public:
     // offset_in_tensor and src in bytes; invalid_argument where they pass the tensor's end.
     [[nodiscard]] result<void> write(std::size_t spec_index, std::uint64_t offset_in_tensor,
                                      std::span<const std::byte> src);
+    // Counts bytes of a reopened file as written: they are there already.
+    void skip(std::size_t spec_index, std::uint64_t bytes) noexcept;
+    // What was written before this call is on disk after it. Safe beside write().
+    [[nodiscard]] result<void> sync();
     // fsync and close. invalid_argument, naming it, where a tensor was not written in full.
     [[nodiscard]] result<void> finish();
 

@@ -15,7 +15,8 @@ namespace bitmill {
 // not at all. The same bytes for every instruction set, thread count and memory limit.
 // Errors: bad_input (names file, tensor, offset), invalid_argument, unsupported, io, out_of_memory (the memory
 // limit is smaller than one tile), cancelled. On an error `out` is what it was and nothing is left beside it; only
-// an error whose message holds "the new folder is in place" comes after the swap.
+// an error whose message holds "the new folder is in place" comes after the swap. What a killed call left beside
+// `out` the next one with the same source and options goes on with; any other deletes it.
 [[nodiscard]] result<mill_report> quantize(const std::string& model, const std::string& out,
                                            const mill_options& options);
 

@@ -107,6 +107,11 @@ struct mill_options : work_options {
     // per_tensor only: false takes one range for the whole model instead of each tensor's own.
     bool dynamic_range = true;
     bool keep_non_finite = false;  // keep tensors with NaN or Inf instead of refusing the model
+    // Go on where a killed run with the same source and options stopped; off: what it left is deleted, and neither
+    // can this one be resumed.
+    bool resume = true;
+    // Of the source, after which what was written is brought to disk and noted: what a kill costs at most.
+    std::uint64_t journal_bytes = std::uint64_t{256} << 20;
 };
 
 // System B's three settings: bit_depth 8 = int8 per tensor, 16 = fp16, 32 = copy and prune only;

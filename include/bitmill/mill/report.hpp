@@ -42,6 +42,7 @@ struct mill_report {
     std::uint64_t bytes = 0;             // of the new weight files, exact also in a dry run
     std::uint64_t residual_bytes = 0;    // of `bytes`: the files of the residual planes
     std::uint64_t side_bytes = 0;        // of the files that came along
+    std::uint64_t resumed_bytes = 0;     // of the source's weights, that a killed run had milled already
     double seconds = 0;
     std::vector<std::string> warnings;
 
