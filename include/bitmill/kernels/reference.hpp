@@ -184,7 +184,7 @@ inline void encode_int(const float* src, const int_layout& layout, unsigned bits
     for (std::size_t g = 0; g < layout.groups; ++g, src += layout.group, dst += layout.stride) {
         for (std::size_t i = 0; i < layout.group; ++i) {
             const float q = std::nearbyint(clamp(src[i] / scales[g] + zeros[g], limits.low, limits.high));
-            const auto code = static_cast<std::uint8_t>(q - limits.low);
+            const auto code = static_cast<unsigned>(q - limits.low);
             std::uint8_t& byte = dst[i * bits / 8];
             const unsigned shift = i * bits % 8;
             byte = static_cast<std::uint8_t>((shift == 0 ? 0u : byte) | (code << shift));
