@@ -27,8 +27,10 @@ template <class Pointer>
 [[nodiscard]] result<void> check_strides(const strided_matrix<Pointer>& matrix) {
     if (matrix.rows == 0 || matrix.cols == 0) return {};
     const auto reach = [](std::size_t count, std::ptrdiff_t stride) {
-        const auto distance = static_cast<std::uint64_t>(stride);
-        return count <= 1 ? maybe_u64(0) : checked_mul(stride < 0 ? 0 - distance : distance, count - 1);
+        // -PTRDIFF_MIN does not fit a ptrdiff_t.
+        const std::uint64_t distance =
+            stride < 0 ? static_cast<std::uint64_t>(-(stride + 1)) + 1 : static_cast<std::uint64_t>(stride);
+        return count <= 1 ? maybe_u64(0) : checked_mul(distance, count - 1);
     };
     const auto default_stride = static_cast<std::ptrdiff_t>(matrix.cols);
     const auto rows = reach(matrix.rows, matrix.row_stride == 0 ? default_stride : matrix.row_stride);
