@@ -389,8 +389,9 @@ struct kernels_of {
         if (n == 16) return p::store_nibbles_low_first(codes, dst);
         alignas(16) std::uint8_t all[8];
         p::store_nibbles_low_first(codes, all);
-        if (n % 2 != 0) all[n / 2] &= 0x0f;
-        for (std::size_t k = 0; k < (n + 1) / 2; ++k) dst[k] = all[k];
+        const std::size_t whole = n / 2 & 7;  // n < 16, which GCC does not see
+        for (std::size_t k = 0; k < whole; ++k) dst[k] = all[k];
+        if (n % 2 != 0) dst[whole] = all[whole] & 0x0f;
     }
 
     template <bool Measured>
