@@ -11,9 +11,13 @@
 
 #include "convert.hpp"
 
+namespace bitmill::capi {
+using report_content = std::variant<mill_report, repository_report, verify_report, inspect_report>;
+}
+
 struct bitmill_report {
     bitmill::capi::host_memory memory;
-    std::variant<bitmill::mill_report, bitmill::inspect_report> content;
+    bitmill::capi::report_content content;
 };
 
 namespace bitmill::capi {
@@ -95,10 +99,9 @@ public:
         if (storage_ != nullptr)
             memory_.deallocate(storage_, sizeof(bitmill_report), alignof(bitmill_report));
     }
-    template <class Content>
-    void fill(Content&& content, bitmill_report** dst) {
+    void fill(report_content&& content, bitmill_report** dst) {
         if (storage_ == nullptr) return;
-        *dst = new (std::exchange(storage_, nullptr)) bitmill_report{memory_, std::forward<Content>(content)};
+        *dst = new (std::exchange(storage_, nullptr)) bitmill_report{memory_, std::move(content)};
     }
 
 private:
@@ -106,7 +109,13 @@ private:
     void* storage_ = nullptr;
 };
 
-// Runs work(options, memory) -> result of what a report holds.
+template <class Report>
+result<report_content> content_of(result<Report> report) {
+    if (!report) return report.error();
+    return report_content(std::move(report).value());
+}
+
+// Runs work(hooks) -> result<report_content>.
 template <class Work>
 result<void> run_reported(const bitmill_hooks* given, bitmill_report** report, const Work& work) {
     const auto hooks = hooks_from(given);
@@ -118,8 +127,8 @@ result<void> run_reported(const bitmill_hooks* given, bitmill_report** report, c
     return {};
 }
 
-result<mill_report> mill(const char* model, const char* out, const bitmill_mill_options& c,
-                         const bitmill_hooks& hooks) {
+result<report_content> mill(const char* model, const char* out, const bitmill_mill_options& c,
+                            const bitmill_hooks& hooks) {
     const auto from = text_from(model, "model");
     if (!from) return from.error();
     const auto to = text_from(out, "out");
@@ -128,11 +137,12 @@ result<mill_report> mill(const char* model, const char* out, const bitmill_mill_
     if (!options) return options.error();
     host_memory memory;
     put_hooks(hooks, memory, *options);
-    return quantize(*from, *to, *options);
+    if (c.to == both) return content_of(quantize_both(*from, *to, *options));
+    return content_of(quantize(*from, *to, *options));
 }
 
-result<mill_report> unmill(const char* model, const char* out, const bitmill_dequantize_options& c,
-                           const bitmill_hooks& hooks) {
+result<report_content> unmill(const char* model, const char* out, const bitmill_dequantize_options& c,
+                              const bitmill_hooks& hooks) {
     const auto from = text_from(model, "model");
     if (!from) return from.error();
     const auto to = text_from(out, "out");
@@ -141,9 +151,27 @@ result<mill_report> unmill(const char* model, const char* out, const bitmill_deq
     put_work(c, options);
     std::optional<dtype> type;
     if (auto done = put_named(c.dtype, float_dtype_from_text, type); !done) return done.error();
+    std::optional<level_choice> level;
+    if (auto done = put_named(c.level, level_from_text, level); !done) return done.error();
     host_memory memory;
     put_hooks(hooks, memory, options);
-    return dequantize(*from, *to, type, options);
+    return content_of(dequantize(*from, *to, type, options,
+                                 level ? std::optional<scheme_type>(level->type) : std::nullopt));
+}
+
+// Without a source: validates.
+result<report_content> check(const char* source, bool with_source, const char* model,
+                             const bitmill_verify_options& c, const bitmill_hooks& hooks) {
+    const auto folder = text_from(model, "model");
+    if (!folder) return folder.error();
+    work_options options;
+    put_work(c, options);
+    host_memory memory;
+    put_hooks(hooks, memory, options);
+    if (!with_source) return content_of(validate(*folder, options));
+    const auto from = text_from(source, "source");
+    if (!from) return from.error();
+    return content_of(verify(*from, *folder, options));
 }
 
 // ---- buffers -------------------------------------------------------------------------------------------------
@@ -305,16 +333,38 @@ bitmill_status bitmill_dequantize(const char* model, const char* out,
     });
 }
 
+static bitmill_status check_folder(const char* source, bool with_source, const char* model,
+                                   const bitmill_verify_options* options, bitmill_report** report,
+                                   bitmill_error* error) {
+    if (report != nullptr) *report = nullptr;
+    return capi::guard(error, [&]() -> result<void> {
+        const auto read = capi::read_optional(options);
+        if (!read) return read.error();
+        return capi::run_reported(read->hooks, report, [&](const bitmill_hooks& hooks) {
+            return capi::check(source, with_source, model, *read, hooks);
+        });
+    });
+}
+
+bitmill_status bitmill_validate(const char* model, const bitmill_verify_options* options,
+                                bitmill_report** report, bitmill_error* error) {
+    return check_folder(nullptr, false, model, options, report, error);
+}
+
+bitmill_status bitmill_verify(const char* source, const char* model, const bitmill_verify_options* options,
+                              bitmill_report** report, bitmill_error* error) {
+    return check_folder(source, true, model, options, report, error);
+}
+
 bitmill_status bitmill_inspect(const char* model, const bitmill_hooks* hooks, bitmill_report** report,
                                bitmill_error* error) {
     if (report != nullptr) *report = nullptr;
     return capi::guard(error, [&]() -> result<void> {
-        return capi::run_reported(hooks, report,
-                                  [&](const bitmill_hooks&) -> result<bitmill::inspect_report> {
-                                      const auto text = capi::text_from(model, "model");
-                                      if (!text) return text.error();
-                                      return bitmill::inspect(*text);
-                                  });
+        return capi::run_reported(hooks, report, [&](const bitmill_hooks&) -> result<capi::report_content> {
+            const auto text = capi::text_from(model, "model");
+            if (!text) return text.error();
+            return capi::content_of(bitmill::inspect(*text));
+        });
     });
 }
 

@@ -250,7 +250,8 @@ BITMILL_API bitmill_status bitmill_encode(const bitmill_scheme* scheme, const bi
                                           bitmill_error* error);
 
 /* Decodes into a matrix of any float type: int8, int4: (q - zero_point) * scale; int2: (q - zero_point / 32) * scale;
- * nf4, fp4: value[code] * absmax; in f32, then rounded once. Gaps between rows are not written. hooks may be NULL; allocate and deallocate are used. */
+ * nf4, fp4: value[code] * absmax; in f32, then rounded once. Gaps between rows are not written. hooks may be NULL;
+ * allocate and deallocate are used. */
 BITMILL_API bitmill_status bitmill_decode(const bitmill_scheme* scheme, const bitmill_encoded* src,
                                           const bitmill_matrix* matrix, void* dst, const bitmill_hooks* hooks,
                                           bitmill_error* error);
@@ -266,14 +267,15 @@ typedef struct bitmill_mill_options {
     uint32_t threads; /* 0: one per core; with hooks->parallel_for: how many tiles are in flight at most */
     uint64_t memory_limit;      /* bytes of working memory; 0: 256 MiB. Changes no byte of the output */
     const bitmill_hooks* hooks; /* all of them are used */
-    const char* to;             /* int8, int4, nf4, fp4, fp16, bf16, fp32; required */
-    const char* format;         /* plain, compressed-tensors, bitsandbytes; default: by level */
+    const char* to;     /* int8, int4, int2, nf4, fp4, fp16, bf16, fp32; both: see bitmill_mill; required */
+    const char* format; /* plain, compressed-tensors, bitsandbytes, bitmill; default: by level */
     const char* granularity;    /* per_tensor, per_channel, group; default: by level */
     uint64_t group_size;        /* not 0: granularity group */
     uint64_t block_size;        /* nf4, fp4: 32, 64 ... 4096; 0: 64 */
-    const char* method;         /* absmax, mse; default: int4 mse, else absmax */
+    const char* method;         /* absmax, mse; default: mse for int4, int2 and planes, else absmax */
     const char* activation;     /* float, dynamic-int8; default: by level */
-    const char* embeddings;     /* keep, fp16, int8; default: keep */
+    const char* embeddings;     /* keep, fp16, int8; default: int8 in format bitmill, else keep */
+    const char* levels;         /* format bitmill: "int8,int4", or one of them; default: both for int8 */
     const char* const* include; /* ECMAScript regular expressions, searched in tensor names */
     const char* const* exclude;
     const char* const* overrides; /* "RE=SCHEME" */
@@ -308,6 +310,7 @@ typedef struct bitmill_mill_options {
      NULL,                                   \
      NULL,                                   \
      NULL,                                   \
+     NULL,                                   \
      0,                                      \
      0,                                      \
      0,                                      \
@@ -329,14 +332,26 @@ typedef struct bitmill_dequantize_options {
     uint64_t memory_limit;
     const bitmill_hooks* hooks;
     const char* dtype; /* f32, f16, bf16 for every float tensor; default: each tensor's dtype before */
+    const char* level; /* int8, int4: of a bitmill folder; default: the highest that is there */
     int32_t force;
     int32_t dry_run;
 } bitmill_dequantize_options;
-#define BITMILL_DEQUANTIZE_OPTIONS_INIT {(uint32_t)sizeof(bitmill_dequantize_options), 0, 0, NULL, NULL, 0, 0}
+#define BITMILL_DEQUANTIZE_OPTIONS_INIT \
+    {(uint32_t)sizeof(bitmill_dequantize_options), 0, 0, NULL, NULL, NULL, 0, 0}
+
+typedef struct bitmill_verify_options {
+    uint32_t struct_size;
+    uint32_t threads;
+    uint64_t memory_limit;
+    const bitmill_hooks* hooks;
+} bitmill_verify_options;
+#define BITMILL_VERIFY_OPTIONS_INIT {(uint32_t)sizeof(bitmill_verify_options), 0, 0, NULL}
 
 /* Mills `model` (a Hugging Face folder or a .safetensors file) into the folder `out`, which appears whole or not at
  * all: after an error it is what it was, except where the message holds "the new folder is in place". `out` may be
- * "" in a dry run. report may be NULL. */
+ * "" in a dry run. Where `out` holds already, byte for byte, what would be written, nothing is: the report says
+ * already_milled. With options->to "both" the folders out/int8 and out/int4 are written, each whole or not at all, and
+ * out/metadata.json; then `out` may be "", the model's own folder. report may be NULL. */
 BITMILL_API bitmill_status bitmill_mill(const char* model, const char* out,
                                         const bitmill_mill_options* options, bitmill_report** report,
                                         bitmill_error* error);
@@ -345,6 +360,17 @@ BITMILL_API bitmill_status bitmill_mill(const char* model, const char* out,
 BITMILL_API bitmill_status bitmill_dequantize(const char* model, const char* out,
                                               const bitmill_dequantize_options* options,
                                               bitmill_report** report, bitmill_error* error);
+
+/* Whether every file that the folder's manifest lists, and the manifest itself, is byte for byte what bitmill wrote.
+ * REFUSED: names the file, and the tensor where one is meant. options and report may be NULL. */
+BITMILL_API bitmill_status bitmill_validate(const char* model, const bitmill_verify_options* options,
+                                            bitmill_report** report, bitmill_error* error);
+
+/* Mills `source` once more as the manifest of `model` says, writing nothing, and compares every byte; then validates.
+ * REFUSED, too, where the source is not the one that was milled. options and report may be NULL. */
+BITMILL_API bitmill_status bitmill_verify(const char* source, const char* model,
+                                          const bitmill_verify_options* options, bitmill_report** report,
+                                          bitmill_error* error);
 
 /* Tensors, dtypes, schemes, sizes and shards of a model; reads no weights. hooks may be NULL. */
 BITMILL_API bitmill_status bitmill_inspect(const char* model, const bitmill_hooks* hooks,

@@ -8,6 +8,7 @@
 #include <new>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <bitmill/bitmill.hpp>
@@ -51,11 +52,14 @@ template <>
 inline constexpr struct_facts facts_of<bitmill_metrics>{"bitmill_metrics",
                                                         offsetof(bitmill_metrics, cosine) + 8};
 template <>
-inline constexpr struct_facts facts_of<bitmill_mill_options>{"bitmill_mill_options",
-                                                             offsetof(bitmill_mill_options, dry_run) + 4};
+inline constexpr struct_facts facts_of<bitmill_mill_options>{
+    "bitmill_mill_options", offsetof(bitmill_mill_options, journal_bytes) + 8};
 template <>
 inline constexpr struct_facts facts_of<bitmill_dequantize_options>{
     "bitmill_dequantize_options", offsetof(bitmill_dequantize_options, dry_run) + 4};
+template <>
+inline constexpr struct_facts facts_of<bitmill_verify_options>{
+    "bitmill_verify_options", offsetof(bitmill_verify_options, hooks) + sizeof(void*)};
 
 // No struct will ever be larger; a larger struct_size is memory that was never initialised.
 inline constexpr std::size_t largest_struct = 4096;
@@ -301,18 +305,22 @@ template <class Options>
 void put_work(const Options& c, work_options& options) {
     options.threads = c.threads;
     if (c.memory_limit != 0) options.memory_limit = c.memory_limit;
-    options.force = c.force != 0;
-    options.dry_run = c.dry_run != 0;
+    if constexpr (requires { c.force; }) options.force = c.force != 0;
+    if constexpr (requires { c.dry_run; }) options.dry_run = c.dry_run != 0;
 }
+
+inline constexpr std::string_view both = "both";
 
 [[nodiscard]] inline result<mill_options> mill_options_from(const bitmill_mill_options& c) {
     mill_options options;
     put_work(c, options);
     if (c.to == nullptr) return invalid("bitmill_mill_options.to is NULL; set a level such as \"int8\"");
-    const auto level = level_from_text(c.to);
-    if (!level) return level.error();
-    options.to = level->type;
-    options.activation = level->activation;
+    if (c.to != both) {
+        const auto level = level_from_text(c.to);
+        if (!level) return level.error();
+        options.to = level->type;
+        options.activation = level->activation;
+    }
     if (auto done = put_named(c.format, format_from_text, options.format); !done) return done.error();
     if (auto done = put_named(c.granularity, granularity_from_text, options.granularity); !done)
         return done.error();
@@ -321,6 +329,7 @@ void put_work(const Options& c, work_options& options) {
         return done.error();
     if (auto done = put_named(c.embeddings, embeddings_from_text, options.embeddings); !done)
         return done.error();
+    if (auto done = put_named(c.levels, levels_from_text, options.levels); !done) return done.error();
     if (auto done = put_list(c.include, c.include_count, "include", options.include); !done)
         return done.error();
     if (auto done = put_list(c.exclude, c.exclude_count, "exclude", options.exclude); !done)

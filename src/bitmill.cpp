@@ -17,4 +17,5 @@
 #include <bitmill/detail/safetensors-inl.hpp>
 #include <bitmill/detail/sha256-inl.hpp>
 #include <bitmill/detail/stored-inl.hpp>
+#include <bitmill/detail/variants-inl.hpp>
 #include <bitmill/detail/verify-inl.hpp>

@@ -25,4 +25,5 @@
 #include <bitmill/mill/plan.hpp>
 #include <bitmill/mill/report.hpp>
 #include <bitmill/mill/stored.hpp>
+#include <bitmill/mill/variants.hpp>
 #include <bitmill/version.hpp>

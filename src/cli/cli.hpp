@@ -34,7 +34,7 @@ struct work_flags {
 
     void add_to(CLI::App& verb, bitmill::work_options& options);
     // Checks what the parser cannot; an error is shown and its exit code returned.
-    int check(const bitmill::work_options& options) const;
+    int check(bool needs_output) const;
 };
 
 // Shows a bar on a terminal, lets Ctrl-C cancel, puts both back when it goes.
@@ -49,6 +49,7 @@ private:
     bool bar_;
 };
 
+void show_warnings(const bitmill::mill_report& report);  // to stderr
 // Prints the report: as JSON, or as a summary with one row a tensor where `rows` asks for it.
 void show(const bitmill::mill_report& report, bool json, bool rows);
 

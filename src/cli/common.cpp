@@ -89,7 +89,7 @@ void work_flags::add_to(CLI::App& verb, bitmill::work_options& options) {
     verb.add_flag("--json", json, "report as JSON on stdout");
 }
 
-int work_flags::check(const bitmill::work_options& options) const {
+int work_flags::check(bool needs_output) const {
     if (device == "cuda")
         return fail({.code = bitmill::error_code::unsupported,
                      .message = "device cuda: this version mills on the CPU; use --device cpu or auto"},
@@ -98,7 +98,7 @@ int work_flags::check(const bitmill::work_options& options) const {
         return fail({.code = bitmill::error_code::invalid_argument,
                      .message = "there is no device '" + device + "': auto, cpu, cuda"},
                     json);
-    if (output.empty() && !options.dry_run)
+    if (output.empty() && needs_output)
         return fail({.code = bitmill::error_code::invalid_argument, .message = "--output (-o) is required"},
                     json);
     return 0;
@@ -154,9 +154,13 @@ std::string printable(const std::string& text) {
     return carrier.text();
 }
 
-void show(const bitmill::mill_report& report, bool json, bool rows) {
+void show_warnings(const bitmill::mill_report& report) {
     for (const auto& warning : report.warnings)
         std::fprintf(stderr, "bitmill: warning: %s\n", warning.c_str());
+}
+
+void show(const bitmill::mill_report& report, bool json, bool rows) {
+    show_warnings(report);
     if (json) {
         std::printf("%s\n", report.json().c_str());
         return;
@@ -182,7 +186,9 @@ void show(const bitmill::mill_report& report, bool json, bool rows) {
     }
     std::printf("%s -> %s%s\n", printable(report.source).c_str(),
                 report.output.empty() ? "(no output)" : printable(report.output).c_str(),
-                report.dry_run ? " (dry run, nothing written)" : "");
+                report.dry_run          ? " (dry run, nothing written)"
+                : report.already_milled ? " (milled already: every byte was compared, nothing written)"
+                                        : "");
     std::printf("  %s, %s%s%s; %zu of %zu tensors\n", report.requested.c_str(), report.format.c_str(),
                 report.method.empty() ? "" : ", ", report.method.c_str(), coded, report.tensors.size());
     std::printf(
@@ -206,7 +212,8 @@ void show(const bitmill::mill_report& report, bool json, bool rows) {
             size_text(report.bytes).c_str(), error.snr_db(),
             size_text(report.bytes - report.residual_bytes).c_str(), base.snr_db());
     }
-    if (!report.dry_run)
+    if (report.already_milled) std::printf("  %.2f s\n", report.seconds);
+    if (!report.dry_run && !report.already_milled)
         std::printf("  %.2f s, %.2f GB/s of source\n", report.seconds,
                     report.seconds > 0 ? static_cast<double>(report.source_bytes) / report.seconds / 1e9 : 0);
 }

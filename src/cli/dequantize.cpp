@@ -22,7 +22,7 @@ void add_dequantize(CLI::App& app, action& chosen) {
     verb.add_option("--level", flags->level, "int8, int4: of a bitmill folder (default: the highest there)");
     verb.callback([flags, &chosen] {
         chosen = [flags] {
-            if (const int status = flags->work.check(flags->options); status != 0) return status;
+            if (const int status = flags->work.check(!flags->options.dry_run); status != 0) return status;
             std::optional<bitmill::dtype> type;
             if (!flags->type.empty()) {
                 const auto named = bitmill::float_dtype_from_text(flags->type);

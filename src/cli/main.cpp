@@ -4,7 +4,7 @@
 #include <cstdlib>
 
 int main(int argc, char** argv) {
-    CLI::App app{"bitmill mills neural-network weights down to 16, 8 and 4 bits.", "bitmill"};
+    CLI::App app{"bitmill mills neural-network weights down to 16, 8, 4 and 2 bits.", "bitmill"};
     app.set_version_flag("--version", std::string("bitmill " BITMILL_VERSION_TEXT));
     app.require_subcommand(1);
     cli::action chosen;

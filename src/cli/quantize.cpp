@@ -1,5 +1,6 @@
 #include "cli.hpp"
 
+#include <cstdio>
 #include <memory>
 
 namespace cli {
@@ -19,6 +20,7 @@ struct quantize_flags {
     bool per_channel = false;
     bool asymmetric = false;
     bool verbose = false;
+    bool both = false;  // two folders
     std::uint64_t group_size = 0;
     CLI::Option* group_option = nullptr;
     CLI::Option* block_option = nullptr;
@@ -31,10 +33,13 @@ bitmill::error usage(std::string message) {
 }
 
 bitmill::result<void> quantize_flags::finish() {
-    const auto level = bitmill::level_from_text(to);
-    if (!level) return level.error();
-    options.to = level->type;
-    options.activation = level->activation;
+    both = to == "both";
+    if (!both) {
+        const auto level = bitmill::level_from_text(to);
+        if (!level) return level.error();
+        options.to = level->type;
+        options.activation = level->activation;
+    }
     if (!format.empty()) {
         const auto chosen = bitmill::format_from_text(format);
         if (!chosen) return chosen.error();
@@ -76,6 +81,21 @@ bitmill::result<void> quantize_flags::finish() {
     return {};
 }
 
+int run_both(quantize_flags& flags) {
+    const auto report = [&] {
+        const session running(flags.options);
+        return bitmill::quantize_both(flags.work.model, flags.work.output, flags.options);
+    }();
+    if (!report) return fail(report.error(), flags.work.json);
+    if (flags.work.json) {
+        for (const auto& one : report->variants) show_warnings(one);
+        std::printf("%s\n", report->json().c_str());
+        return 0;
+    }
+    for (const auto& one : report->variants) show(one, false, flags.verbose || flags.options.dry_run);
+    return 0;
+}
+
 }  // namespace
 
 void add_quantize(CLI::App& app, action& chosen) {
@@ -83,7 +103,9 @@ void add_quantize(CLI::App& app, action& chosen) {
     auto& verb = *app.add_subcommand("quantize", "mill one model");
     auto& options = flags->options;
     flags->work.add_to(verb, options);
-    verb.add_option("--to", flags->to, "int8, int4, int2, nf4, fp4, fp16, bf16, fp32 (copy and prune only)")
+    verb.add_option("--to", flags->to,
+                    "int8, int4, int2, nf4, fp4, fp16, bf16, fp32 (copy and prune only); both: the variants "
+                    "OUT/int8 and OUT/int4, OUT being the model's own folder where -o is not given")
         ->required();
     verb.add_option(
         "--format", flags->format,
@@ -134,8 +156,10 @@ void add_quantize(CLI::App& app, action& chosen) {
     verb.add_flag("-v,--verbose", flags->verbose, "a row for every tensor");
     verb.callback([flags, &chosen] {
         chosen = [flags] {
-            if (const int status = flags->work.check(flags->options); status != 0) return status;
+            const bool placed = flags->options.dry_run || flags->to == "both";
+            if (const int status = flags->work.check(!placed); status != 0) return status;
             if (auto ready = flags->finish(); !ready) return fail(ready.error(), flags->work.json);
+            if (flags->both) return run_both(*flags);
             bitmill::result<bitmill::mill_report> report = [&] {
                 const session running(flags->options);
                 return bitmill::quantize(flags->work.model, flags->work.output, flags->options);

@@ -84,6 +84,28 @@ static void inspect(void) {
     bitmill_report_destroy(report);
 }
 
+/* Checks the folder alone, then against its source; a byte more in a file is refused, and the file named. */
+static void check_bytes(void) {
+    bitmill_verify_options options = BITMILL_VERIFY_OPTIONS_INIT;
+    bitmill_report* report = NULL;
+    bitmill_error error = BITMILL_ERROR_INIT;
+    char* json;
+    FILE* file;
+    options.threads = 2;
+    EXPECT(BITMILL_OK, bitmill_validate(join(folder, "int8"), &options, &report, &error), &error);
+    json = json_of(report);
+    CHECK(contains(json, "\"manifest_sha256\""));
+    free(json);
+    bitmill_report_destroy(report);
+    EXPECT(BITMILL_OK, bitmill_verify(join(folder, "model"), join(folder, "int8"), &options, NULL, &error),
+           &error);
+    EXPECT(BITMILL_IO, bitmill_validate(join(folder, "model"), NULL, NULL, &error), &error);
+    file = fopen(join(folder, "int8/tokenizer.json"), "ab");
+    CHECK(file != NULL && fputc(' ', file) == ' ' && fclose(file) == 0);
+    EXPECT(BITMILL_REFUSED, bitmill_validate(join(folder, "int8"), NULL, &report, &error), &error);
+    CHECK(report == NULL && contains(error.message, "tokenizer.json"));
+}
+
 /* Half a step of the row's scale at most, and nothing lost in what is kept: the embedding, the excluded one, the bias. */
 static void check_weights(const char* path, size_t first, size_t end) {
     char* file = read_file(path, NULL);
@@ -151,6 +173,7 @@ int main(void) {
     calls = mill();
     plan_only();
     inspect();
+    check_bytes();
     dequantize();
     cancel(calls);
     remove_folder(folder);

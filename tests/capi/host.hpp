@@ -20,7 +20,7 @@ public:
         put_sharded_model(folder / "model",
                           {make_tensor("encoder.query.weight", bitmill::dtype::f32, {64, 32}, 1),
                            make_tensor("encoder.key.weight", bitmill::dtype::f16, {64, 32}, 2)});
-        model_path = folder / "model";
+        model_path = source = folder / "model";
         scheme.type = BITMILL_SCHEME_NF4;
         scheme.granularity = BITMILL_BLOCK;
         scheme.group_size = 32;
@@ -35,6 +35,10 @@ public:
         dequantize_options.hooks = &hooks;
         dequantize_options.dry_run = 1;
         give_room();
+        verify_options.hooks = &hooks;
+        bitmill_mill_options really = mill_options;
+        really.dry_run = 0;
+        REQUIRE(bitmill_mill(model_path.c_str(), milled.c_str(), &really, nullptr, nullptr) == BITMILL_OK);
     }
     host(const host&) = delete;
     host& operator=(const host&) = delete;
@@ -71,7 +75,14 @@ public:
     }
     bitmill_status inspect() { return kept(bitmill_inspect(model_path.c_str(), &hooks, &report, &error)); }
 
-    temp_folder folder;
+    bitmill_status validate() {
+        return kept(bitmill_validate(milled.c_str(), &verify_options, &report, &error));
+    }
+    bitmill_status verify() {
+        return kept(bitmill_verify(source.c_str(), milled.c_str(), &verify_options, &report, &error));
+    }
+
+    temp_folder folder, other_folder;
     std::string model_path, out;
     bitmill_error error = BITMILL_ERROR_INIT;
     bitmill_hooks hooks = BITMILL_HOOKS_INIT;
@@ -83,6 +94,8 @@ public:
     bitmill_metrics metrics = BITMILL_METRICS_INIT;
     bitmill_mill_options mill_options = BITMILL_MILL_OPTIONS_INIT;
     bitmill_dequantize_options dequantize_options = BITMILL_DEQUANTIZE_OPTIONS_INIT;
+    bitmill_verify_options verify_options = BITMILL_VERIFY_OPTIONS_INIT;
+    std::string source, milled = other_folder / "milled";  // the model, and int8 of it
     bitmill_report* report = nullptr;
     std::vector<float> values = std::vector<float>(4 * 32, 0.5f);
     std::vector<char> codes, scales, zero_points, nested_scales, residual;
@@ -100,6 +113,7 @@ private:
 using call = bitmill_status (host::*)();
 inline const std::vector<std::pair<const char*, call>> all_calls = {
     {"encode_bound", &host::bound}, {"encode", &host::encode},         {"decode", &host::decode},
-    {"mill", &host::mill},          {"dequantize", &host::dequantize}, {"inspect", &host::inspect}};
+    {"mill", &host::mill},          {"dequantize", &host::dequantize}, {"inspect", &host::inspect},
+    {"validate", &host::validate},  {"verify", &host::verify}};
 
 }  // namespace bitmill_test

@@ -9,6 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
 #include <bitmill/core/error.hpp>
 #include <bitmill/mill/inspect.hpp>
 #include <bitmill/mill/mill.hpp>
@@ -58,6 +60,11 @@ TEST_CASE("models: NULL for any pointer that is needed is refused, and fine for 
     refused(bitmill_dequantize(nullptr, "", &h.dequantize_options, &report, e));
     refused(bitmill_dequantize(model, nullptr, nullptr, &report, e));
     refused(bitmill_inspect(nullptr, nullptr, &report, e));
+    refused(bitmill_validate(nullptr, nullptr, &report, e));
+    refused(bitmill_verify(nullptr, h.milled.c_str(), nullptr, &report, e));
+    refused(bitmill_verify(model, nullptr, nullptr, &report, e));
+    CHECK(bitmill_validate(h.milled.c_str(), nullptr, nullptr, nullptr) == BITMILL_OK);
+    CHECK(bitmill_verify(model, h.milled.c_str(), nullptr, nullptr, nullptr) == BITMILL_OK);
     refused(bitmill_set_isa(nullptr, e));
     std::size_t needed = 7;
     refused(bitmill_report_json(nullptr, nullptr, 0, &needed, e));
@@ -87,6 +94,7 @@ TEST_CASE("models: a text that is none of the known ones is refused with all tha
                           {&h.mill_options.method, "absmax", &host::mill},
                           {&h.mill_options.activation, "dynamic-int8", &host::mill},
                           {&h.mill_options.embeddings, "keep", &host::mill},
+                          {&h.dequantize_options.level, "int8", &host::dequantize},
                           {&h.dequantize_options.dtype, "bf16", &host::dequantize}};
     const std::string endless(100000, 'n');
     for (const auto& one : texts) {
@@ -336,4 +344,50 @@ TEST_CASE("models: a host that loses or repeats tasks gets an error, not a torn 
         for (std::size_t i = 0; i < count + 3; ++i) task(context, i);
     };
     CHECK(h.mill() == BITMILL_OK);
+}
+
+TEST_CASE("models: both variants and the record of the model, and neither is milled twice") {
+    host h;
+    h.mill_options.to = "both";
+    h.mill_options.dry_run = 0;
+    h.out = h.folder / "repository";
+    bitmill_report* report = nullptr;
+    for (const bool again : {false, true}) {
+        CAPTURE(again);
+        REQUIRE(bitmill_mill(h.model_path.c_str(), h.out.c_str(), &h.mill_options, &report, &h.error) ==
+                BITMILL_OK);
+        const auto told = nlohmann::json::parse(json_of(report));
+        bitmill_report_destroy(report);
+        REQUIRE(told.at("variants").size() == 2);
+        for (const auto& one : told.at("variants")) CHECK(one.at("already_milled") == again);
+        CHECK(entries_of(h.out) == std::vector<std::string>{"int4", "int8", "metadata.json"});
+    }
+    for (const char* level : {"/int8", "/int4"})
+        CHECK(bitmill_verify(h.model_path.c_str(), (h.out + level).c_str(), nullptr, nullptr, nullptr) ==
+              BITMILL_OK);
+    h.mill_options.levels = "int8,int4";
+    CHECK(h.mill() == BITMILL_INVALID_ARGUMENT);
+    CHECK(says(h.error, "levels"));
+}
+
+TEST_CASE("models: a level of planes, and only what is there") {
+    host h;
+    h.mill_options.format = "bitmill";
+    h.mill_options.dry_run = 0;
+    h.out = h.folder / "planes";
+    REQUIRE(h.mill() == BITMILL_OK);
+    h.model_path = h.out;
+    h.out.clear();
+    for (const char* level : {"int8", "int4"}) {
+        h.dequantize_options.level = level;
+        CHECK(h.dequantize() == BITMILL_OK);
+    }
+    h.dequantize_options.level = "nf4";
+    CHECK(h.dequantize() != BITMILL_OK);
+    h.model_path = h.source;
+    h.out = h.folder / "one";
+    h.mill_options.levels = "int4";
+    h.mill_options.to = "int4";
+    CHECK(h.mill() == BITMILL_OK);
+    for (const auto& name : entries_of(h.out)) CHECK(name.find(".int8.") == std::string::npos);
 }

@@ -26,24 +26,26 @@ use use_of(const char* name, Struct host::* member, call through, std::size_t fi
 }
 
 std::vector<use> inputs() {
-    return {
-        use_of("scheme", &host::scheme, &host::bound),
-        use_of("sizes", &host::sizes, &host::bound),
-        use_of("scheme", &host::scheme, &host::encode),
-        use_of("matrix", &host::matrix, &host::encode),
-        use_of("coded", &host::coded, &host::encode),
-        use_of("encode_options", &host::encode_options, &host::encode),
-        use_of("metrics", &host::metrics, &host::encode),
-        use_of("hooks", &host::hooks, &host::encode),
-        use_of("scheme", &host::scheme, &host::decode),
-        use_of("coded", &host::coded, &host::decode),
-        use_of("matrix", &host::matrix, &host::decode),
-        use_of("hooks", &host::hooks, &host::decode),
-        use_of("mill_options", &host::mill_options, &host::mill, offsetof(bitmill_mill_options, no_resume)),
-        use_of("hooks", &host::hooks, &host::mill),
-        use_of("dequantize_options", &host::dequantize_options, &host::dequantize),
-        use_of("hooks", &host::hooks, &host::dequantize),
-        use_of("hooks", &host::hooks, &host::inspect)};
+    return {use_of("scheme", &host::scheme, &host::bound),
+            use_of("sizes", &host::sizes, &host::bound),
+            use_of("scheme", &host::scheme, &host::encode),
+            use_of("matrix", &host::matrix, &host::encode),
+            use_of("coded", &host::coded, &host::encode),
+            use_of("encode_options", &host::encode_options, &host::encode),
+            use_of("metrics", &host::metrics, &host::encode),
+            use_of("hooks", &host::hooks, &host::encode),
+            use_of("scheme", &host::scheme, &host::decode),
+            use_of("coded", &host::coded, &host::decode),
+            use_of("matrix", &host::matrix, &host::decode),
+            use_of("hooks", &host::hooks, &host::decode),
+            use_of("mill_options", &host::mill_options, &host::mill),
+            use_of("hooks", &host::hooks, &host::mill),
+            use_of("dequantize_options", &host::dequantize_options, &host::dequantize),
+            use_of("hooks", &host::hooks, &host::dequantize),
+            use_of("hooks", &host::hooks, &host::inspect),
+            use_of("verify_options", &host::verify_options, &host::validate),
+            use_of("verify_options", &host::verify_options, &host::verify),
+            use_of("hooks", &host::hooks, &host::verify)};
 }
 
 void set_size(void* at, std::uint32_t size) { std::memcpy(at, &size, sizeof size); }
@@ -136,7 +138,8 @@ TEST_CASE("structs: a newer program's fields are fine while they are 0, and unsu
         auto* coded = pick("coded", &h.coded);
         auto* sizes = pick("sizes", &h.sizes);
         auto* metrics = pick("metrics", &h.metrics);
-        h.encode_options.hooks = h.mill_options.hooks = h.dequantize_options.hooks = hooks;
+        h.encode_options.hooks = h.mill_options.hooks = h.dequantize_options.hooks = h.verify_options.hooks =
+            hooks;
         auto* encode_options = pick("encode_options", &h.encode_options);
         auto* mill_options = pick("mill_options", &h.mill_options);
         auto* dequantize_options = pick("dequantize_options", &h.dequantize_options);
@@ -150,6 +153,11 @@ TEST_CASE("structs: a newer program's fields are fine while they are 0, and unsu
         if (u.through == &host::mill) return bitmill_mill(model, "", mill_options, nullptr, e);
         if (u.through == &host::dequantize)
             return bitmill_dequantize(model, "", dequantize_options, nullptr, e);
+        auto* verify_options = pick("verify_options", &h.verify_options);
+        if (u.through == &host::validate)
+            return bitmill_validate(h.milled.c_str(), verify_options, nullptr, e);
+        if (u.through == &host::verify)
+            return bitmill_verify(model, h.milled.c_str(), verify_options, nullptr, e);
         bitmill_report* report = nullptr;
         const bitmill_status status = bitmill_inspect(model, hooks, &report, e);
         bitmill_report_destroy(report);

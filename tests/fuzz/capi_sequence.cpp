@@ -142,6 +142,7 @@ struct models {
     std::string out = temp / "out";
     std::vector<std::string> paths{
         temp / "plain", temp / "coded", temp / "blocks", temp / "gone", temp / "plain/config.json", "", out};
+    std::string native = temp / "native";
 
     models() {
         using bitmill::dtype;
@@ -156,9 +157,14 @@ struct models {
         options.to = "nf4";
         require(bitmill_mill(paths[0].c_str(), paths[2].c_str(), &options, nullptr, nullptr) == BITMILL_OK,
                 "nf4");
+        options.to = "int8";
+        options.format = "bitmill";
+        require(bitmill_mill(paths[0].c_str(), native.c_str(), &options, nullptr, nullptr) == BITMILL_OK,
+                "planes");
     }
     [[nodiscard]] const char* pick(unsigned index) const {
-        return index % 8 == 7 ? nullptr : paths[index % 8].c_str();
+        if (index % 8 != 7) return paths[index % 8].c_str();
+        return index < 128 ? nullptr : native.c_str();
     }
 };
 
@@ -190,7 +196,11 @@ constexpr const char* names[] = {nullptr,
                                  "int8_dynamic",
                                  "",
                                  "no such name",
-                                 "gguf"};
+                                 "gguf",
+                                 "int2",
+                                 "bitmill",
+                                 "both",
+                                 "int8,int4"};
 constexpr const char* patterns[] = {"weight",         ".*=int8", "bert=keep", "(",
                                     "weight=int4:32", "",        nullptr,     "lm_head=nf4"};
 constexpr std::uint64_t numbers[] = {0,
@@ -231,6 +241,7 @@ public:
         mill_.dry_run = 1;
         mill_.threads = unmill_.threads = 1;
         mill_.include = mill_.exclude = mill_.overrides = nullptr;
+        verify_.threads = 1;
     }
     machine(const machine&) = delete;
     machine& operator=(const machine&) = delete;
@@ -241,7 +252,7 @@ public:
 
     void run(const call& c) {
         error_ = error_argument(BITMILL_ERROR_INIT, c[7]);
-        switch (c[0] % 13) {
+        switch (c[0] % 14) {
             case 0: return set_scheme(c[1], c[2]);
             case 1: return set_matrix(c[1], c[2]);
             case 2: return set_mill(c[1], c[2]);
@@ -257,13 +268,14 @@ public:
                 bitmill_report_destroy(report_);
                 report_ = nullptr;
                 return;
-            default: return set_isa(c[1]);
+            case 12: return set_isa(c[1]);
+            default: return check_folder(c);
         }
     }
 
 private:
     void set_scheme(unsigned field, unsigned value) {
-        switch (field % 8) {
+        switch (field % 9) {
             case 0: scheme_.type = static_cast<bitmill_scheme_type>(value % 10); return;
             case 1: scheme_.granularity = static_cast<bitmill_granularity>(value % 5); return;
             case 2: scheme_.scale_dtype = static_cast<bitmill_dtype>(value % 6); return;
@@ -271,7 +283,8 @@ private:
             case 4: scheme_.asymmetric = static_cast<std::int32_t>(value % 2); return;
             case 5: scheme_.double_quant = static_cast<std::int32_t>(value % 2); return;
             case 6: scheme_.offset_binary = static_cast<std::int32_t>(value % 2); return;
-            default: scheme_.row_alignment = at(numbers, value); return;
+            case 7: scheme_.row_alignment = at(numbers, value); return;
+            default: scheme_.planes = static_cast<std::int32_t>(value % 2); return;
         }
     }
     void set_matrix(unsigned field, unsigned value) {
@@ -286,7 +299,7 @@ private:
     void set_mill(unsigned field, unsigned value) {
         const char* const name = at(names, value);
         const auto flag = static_cast<std::int32_t>(value % 2);
-        switch (field % 22) {
+        switch (field % 24) {
             case 0: mill_.to = name; return;
             case 1: mill_.format = name; return;
             case 2: mill_.granularity = name; return;
@@ -306,6 +319,8 @@ private:
             case 16: mill_.dry_run = unmill_.dry_run = flag; return;
             case 20: mill_.no_resume = flag; return;
             case 21: mill_.journal_bytes = at(numbers, value); return;
+            case 22: mill_.levels = name; return;
+            case 23: unmill_.level = name; return;
             case 17:
                 mill_.include = patterns;
                 mill_.include_count = value % (std::size(patterns) + 1);
@@ -370,14 +385,16 @@ private:
         if (!sizes.sound_size() || sizes.null()) return;
         const bitmill_encoded told = sizes.read();
         const std::uint64_t bytes[] = {told.codes_bytes, told.scales_bytes, told.zero_points_bytes,
-                                       told.nested_scales_bytes};
+                                       told.nested_scales_bytes, told.residual_bytes};
         if (status != BITMILL_OK)
-            return require(std::count(std::begin(bytes), std::end(bytes), 0u) == 4, "sizes are 0 on failure");
+            return require(std::count(std::begin(bytes), std::end(bytes), 0u) == std::ssize(bytes),
+                           "sizes are 0 on failure");
         if (*std::max_element(std::begin(bytes), std::end(bytes)) > 4096) return;
-        void** const pointers[] = {&coded_.codes, &coded_.scales, &coded_.zero_points, &coded_.nested_scales};
+        void** const pointers[] = {&coded_.codes, &coded_.scales, &coded_.zero_points, &coded_.nested_scales,
+                                   &coded_.residual};
         std::uint64_t* const counts[] = {&coded_.codes_bytes, &coded_.scales_bytes, &coded_.zero_points_bytes,
-                                         &coded_.nested_scales_bytes};
-        for (std::size_t i = 0; i < 4; ++i) {
+                                         &coded_.nested_scales_bytes, &coded_.residual_bytes};
+        for (std::size_t i = 0; i < std::size(bytes); ++i) {
             // At times a byte short.
             const std::uint64_t less = c[3] == i + 1 && bytes[i] != 0 ? 1 : 0;
             buffers_[i].assign(static_cast<std::size_t>(bytes[i] - less), std::byte{0xa5});
@@ -392,18 +409,21 @@ private:
         argument<bitmill_matrix> matrix(matrix_, c[2]);
         argument<bitmill_encoded> coded(coded_, c[3]);
         argument<bitmill_metrics> metrics(BITMILL_METRICS_INIT, c[4]);
-        argument<bitmill_hooks> hooks(hooks_, c[5] / 16);
+        argument<bitmill_hooks> hooks(hooks_, c[5] / 16 % 8);
         bitmill_encode_options how = BITMILL_ENCODE_OPTIONS_INIT;
         how.method = static_cast<bitmill_method>(c[5] % 4);
         how.hooks = hooks.get();
+        argument<bitmill_metrics> base(BITMILL_METRICS_INIT, c[5] / 128 != 0 ? c[4] / 16 : 1);
+        how.base_metrics = base.get();
         argument<bitmill_encode_options> options(how, c[5] / 4 % 4);
         const bool no_source = c[6] % 16 == 14;
         const auto status = bitmill_encode(scheme.get(), matrix.get(), no_source ? nullptr : source.origin,
                                            coded.get(), options.get(), metrics.get(), error_.get());
         check(status, error_);
-        const bool sound = scheme.sound() && matrix.sound() && coded.sound() &&
-                           (metrics.null() || metrics.sound()) &&
-                           (options.null() || (options.sound() && (hooks.null() || hooks.sound())));
+        const bool sound =
+            scheme.sound() && matrix.sound() && coded.sound() && (metrics.null() || metrics.sound()) &&
+            (options.null() ||
+             (options.sound() && (hooks.null() || hooks.sound()) && (base.null() || base.sound())));
         require(sound || status != BITMILL_OK, "a bad struct is refused");
         if (!metrics.null() && metrics.sound_size() && status != BITMILL_OK)
             require(metrics.read().elements == 0 && metrics.read().mse == 0, "no metrics on failure");
@@ -488,6 +508,22 @@ private:
         require(options.sound() || status != BITMILL_OK, "bad options are refused");
         check_out(really, status);
     }
+    void check_folder(const call& c) {
+        argument<bitmill_hooks> hooks(hooks_, c[3]);
+        bitmill_verify_options given = verify_;
+        given.memory_limit = unmill_.memory_limit;
+        given.hooks = hooks.get();
+        argument<bitmill_verify_options> options(given, c[2]);
+        const bool wanted = c[4] % 2 == 0;
+        bitmill_report** const report = fresh_report(wanted);
+        const char* const model = all_models().pick(c[1]);
+        const auto status = c[5] % 2 == 0 ? bitmill_validate(model, options.get(), report, error_.get())
+                                          : bitmill_verify(all_models().pick(c[5] / 2), model, options.get(),
+                                                           report, error_.get());
+        check(status, error_);
+        check_report(status, wanted);
+        require(options.null() || options.sound() || status != BITMILL_OK, "bad options are refused");
+    }
     void inspect(const call& c) {
         argument<bitmill_hooks> hooks(hooks_, c[2]);
         const bool wanted = c[4] % 2 == 0;
@@ -532,8 +568,9 @@ private:
     bitmill_encoded coded_ = BITMILL_ENCODED_INIT;
     bitmill_mill_options mill_ = BITMILL_MILL_OPTIONS_INIT;
     bitmill_dequantize_options unmill_ = BITMILL_DEQUANTIZE_OPTIONS_INIT;
+    bitmill_verify_options verify_ = BITMILL_VERIFY_OPTIONS_INIT;
     bitmill_hooks hooks_ = BITMILL_HOOKS_INIT;
-    std::array<std::vector<std::byte>, 4> buffers_;
+    std::array<std::vector<std::byte>, 5> buffers_;
     host host_;
     error_argument error_{BITMILL_ERROR_INIT, 0};
     bitmill_report* report_ = nullptr;
@@ -561,7 +598,7 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
         return rng.below(static_cast<std::uint32_t>(input.size() / call_bytes + 1)) * call_bytes;
     };
     std::string fresh(call_bytes, '\0');
-    fresh[0] = static_cast<char>(rng.below(13));
+    fresh[0] = static_cast<char>(rng.below(14));
     for (std::size_t i = 1; i < 4; ++i)
         if (rng.below(2) == 0) fresh[i] = static_cast<char>(rng.below(32));
     switch (rng.below(6)) {

@@ -97,6 +97,8 @@ def main():
     broken = [row for row in rows if row["crashes"]]
     for row in broken:
         print(f"{row['target']}: {' '.join(row['reproducer']) or 'no input written'}, see {row['log']}", file=sys.stderr)
+        # Where the folder is thrown away, as in CI, this is all that stays of it.
+        print(*row["log"].read_text(errors="replace").splitlines()[-60:], sep="\n", file=sys.stderr)
     if arguments.junit:
         write_junit(arguments.junit, rows)
     return 1 if broken else 0

@@ -26,7 +26,7 @@ namespace {
 bool holds(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 std::vector<mill_options> requests() {
-    std::vector<mill_options> out(7);
+    std::vector<mill_options> out(9);
     out[0].to = scheme_type::int4;
     out[1].to = scheme_type::int8;
     out[1].granularity = bitmill::granularity::per_tensor;
@@ -46,6 +46,9 @@ std::vector<mill_options> requests() {
     out[6].group_size = 32;
     out[6].method = bitmill::method::absmax;
     out[6].override = {"key=int8:per_channel"};
+    out[7].to = scheme_type::int8;
+    out[7].format = bitmill::format::bitmill;
+    out[8].to = scheme_type::int2;
     return out;
 }
 
@@ -121,8 +124,11 @@ TEST_CASE("manifest: its hashes are those of the bytes, recomputed here") {
 }
 
 TEST_CASE("manifest: 1000 flipped bits in any listed file are refused") {
-    const milled_folder made({}, true);
+    mill_options planes;
+    planes.format = bitmill::format::bitmill;
+    const milled_folder made(planes, true);
     const auto files = read_folder(made.out);
+    CHECK(files.contains("model-00001-of-00002.int8.safetensors"));
     test::random rng(7);
     std::vector<std::string> names;
     for (const auto& [name, bytes] : files) names.push_back(name);
@@ -221,7 +227,7 @@ TEST_CASE("manifest: a name that leads out of the folder is refused") {
     std::string body = made.manifest();
     body.resize(body.find(",\n \"manifest_sha256\""));
     const std::string entry = "\"name\":\"config.json\"";
-    body.replace(body.find(entry), entry.size(), "\"name\":\"../model/config.json\"");
+    body.replace(body.rfind(entry), entry.size(), "\"name\":\"../model/config.json\"");
     put_file(made.out + "/manifest.json",
              body + ",\n \"manifest_sha256\": \"" + bitmill::hex_text(bitmill::sha256::of(body)) + "\"}\n");
     const auto valid = bitmill::validate(made.out);
@@ -275,4 +281,53 @@ TEST_CASE(
     CHECK(get_file(temp / "out/vocab\xff.txt") == "words");
     CHECK(bitmill::validate(temp / "out"));
     CHECK(bitmill::verify(temp / "model", temp / "out"));
+}
+
+TEST_CASE("manifest: what is milled already is not milled twice, and what differs in a byte is not that") {
+    const milled_folder made;
+    bitmill::mill_options options;
+    options.to = scheme_type::int8;
+    const auto again = [&] { return bitmill::quantize(made.source, made.out, options); };
+    const auto stamp = [&] {
+        return bitmill::input_file::open(made.out + "/manifest.json").value().stamp().value().inode;
+    };
+    const auto first = stamp();
+    const auto report = again();
+    REQUIRE(report);
+    CHECK(report->already_milled);
+    CHECK(report->bytes == std::filesystem::file_size(made.out + "/model.safetensors"));
+    CHECK(stamp() == first);
+    options.force = true;
+    REQUIRE(again());
+    CHECK_FALSE(again()->already_milled);
+    CHECK(stamp() != first);
+    options.force = false;
+    REQUIRE(again()->already_milled);
+    // Another request, side file, config, weight; a file that was changed, and one that is gone.
+    const auto exists_already = [&] {
+        const auto got = again();
+        return !got && got.error().code == error_code::invalid_argument &&
+               holds(got.error().message, "exists");
+    };
+    options.weight_threshold = 0.5f;
+    CHECK(exists_already());
+    options.weight_threshold = 0;
+    for (const std::string& path :
+         {made.source + "/config.json", made.source + "/model.safetensors", made.source + "/tokenizer.json",
+          made.out + "/config.json", made.out + "/model.safetensors", made.out + "/manifest.json"}) {
+        CAPTURE(path);
+        const std::string before = get_file(path);
+        std::string text = before;
+        text[text.size() - 2] =
+            text[text.size() - 2] == ' ' ? '\n' : static_cast<char>(text[text.size() - 2] ^ 1);
+        put_file(path, text);
+        const auto got = again();
+        REQUIRE(!got);
+        put_file(path, before);
+        CHECK(again()->already_milled);
+    }
+    put_file(made.source + "/vocab.txt", "a");
+    CHECK(exists_already());
+    std::filesystem::remove(made.source + "/vocab.txt");
+    CHECK(again()->already_milled);
 }

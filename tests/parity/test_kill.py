@@ -88,12 +88,13 @@ def test_kills_where_nothing_was_there(source, variants, bitmill_path, tmp_path)
     assert tree_hashes(out) == variants["int8"] and leftovers(tmp_path, "out") == []
 
 
-def test_two_hundred_kills_and_the_same_command_again(bitmill, bitmill_path, memory_folder):
+@pytest.mark.parametrize("options", [["--to", "int4"], ["--to", "int8", "--format", "bitmill"]], ids=["int4", "planes"])
+def test_two_hundred_kills_and_the_same_command_again(options, bitmill, bitmill_path, memory_folder):
     """The bytes of an undisturbed run. (tests/mill and test_io_faults.py kill at each tile and call.)"""
-    folder = memory_folder / "again"
+    folder = memory_folder / f"again-{options[1]}"
     source = write_large(folder / "source", 16, rows=512, columns=1024, shards=4)
     out, dice = folder / "out", random.Random(7)
-    command = ["quantize", source, "-o", out, "--to", "int4", "--journal-bytes", "1M"]
+    command = ["quantize", source, "-o", out, *options, "--journal-bytes", "1M"]
     bitmill(*command)
     whole = tree_hashes(out)
     shutil.rmtree(out)

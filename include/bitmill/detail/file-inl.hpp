@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
+#include <filesystem>
 #include <limits>
 #include <utility>
 
@@ -227,6 +229,27 @@ BITMILL_INLINE result<void> write_file(const std::string& path, std::string_view
     if (!file) return file.error();
     if (auto written = file->write_at(0, std::as_bytes(std::span(bytes))); !written) return written.error();
     return file->finish();
+}
+
+BITMILL_INLINE result<void> replace_file(const std::string& path, std::string_view bytes) {
+    const std::filesystem::path whole(path);
+    const std::string folder = whole.has_parent_path() ? whole.parent_path().string() : ".";
+    // Hidden, so that it never counts as a file of the model; one a process, so that none writes into another's.
+    const std::string partial =
+        folder + "/." + whole.filename().string() + "." + std::to_string(::getpid()) + ".bitmill-partial";
+    ::unlink(partial.c_str());  // of a killed process that had our number
+    auto written = write_file(partial, bytes);
+    if (written && ::rename(partial.c_str(), path.c_str()) != 0)
+        written = detail::os_error(errno, "cannot replace the file", path);
+    if (!written) {
+        ::unlink(partial.c_str());
+        return written;
+    }
+    const detail::unique_fd parent(
+        detail::retrying([&] { return ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
+    if (!parent || detail::fsync_retrying(parent.get()) != 0)
+        return detail::os_error(errno, "cannot bring its name to disk", path);
+    return {};
 }
 
 }  // namespace bitmill

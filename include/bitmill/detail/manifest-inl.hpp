@@ -47,6 +47,14 @@ struct tensor_record {
 
 inline sha256& add(sha256& sum, const digest& value) { return sum.update(std::as_bytes(std::span(value))); }
 
+// The hash of a weight file: its header, then its tensors in the file's order.
+inline digest weights_digest(const digest& header, const std::vector<digest>& tensors) {
+    sha256 sum;
+    add(sum, header);
+    for (const auto& one : tensors) add(sum, one);
+    return sum.finish();
+}
+
 // How the codes of a tensor come about; a later version that computes them otherwise counts up.
 inline std::string algorithm_id(const planned_tensor& t) {
     if (!t.effective) return "copy";

@@ -7,6 +7,7 @@
 #include <bitmill/core/sha256.hpp>
 #include <bitmill/detail/journal-inl.hpp>
 #include <bitmill/detail/manifest-inl.hpp>
+#include <bitmill/detail/manifest_check-inl.hpp>
 #include <bitmill/detail/tile_runner-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
 #include <bitmill/mill/mill.hpp>
@@ -492,15 +493,7 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan, 
     return report;
 }
 
-// The hash of a weight file: its header, then its tensors in the file's order.
-inline digest weights_digest(const digest& header, const std::vector<digest>& tensors) {
-    sha256 sum;
-    add(sum, header);
-    for (const auto& one : tensors) add(sum, one);
-    return sum.finish();
-}
-
-// The source's shards as they lie.
+// The source's shards as they lie, and its config.json.
 inline result<std::vector<file_record>> source_records(const checkpoint& model, const mill_plan& plan,
                                                        memory_source memory,
                                                        const std::vector<tensor_record>& tensors) {
@@ -515,6 +508,8 @@ inline result<std::vector<file_record>> source_records(const checkpoint& model, 
             digests.push_back(tensors[at].source.value);
         out.push_back({model.shard_name(shard), file.file().size(), weights_digest(*header, digests), true});
     }
+    const std::string& config = model.config_text();
+    if (!config.empty()) out.push_back({"config.json", config.size(), sha256::of(config), false});
     return out;
 }
 
@@ -586,14 +581,39 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
     return made;
 }
 
+// The report of a folder that is there already.
+inline result<mill_report> report_again(const checkpoint& model, const std::string& path,
+                                        const std::string& out, const mill_options& options,
+                                        const stopwatch& clock) {
+    mill_options planned = options;
+    planned.dry_run = true;
+    auto made = mill_model(model, path, out, planned, nullptr);
+    if (!made) return made.error();
+    made->report.dry_run = false;
+    made->report.already_milled = true;
+    made->report.seconds = clock.seconds();
+    return std::move(made->report);
+}
+
 inline result<mill_report> quantize(const std::string& path, const std::string& out,
                                     const mill_options& options) {
+    const stopwatch clock;
     auto model = checkpoint::open(path);
     if (!model) return model.error();
     std::optional<atomic_folder> folder;
     if (!options.dry_run) {
         // Options that make no sense are refused before anything is made beside OUT.
         if (auto plan = make_plan(*model, options); !plan) return plan.error();
+        if (!options.force) {
+            const auto milled = guard(out, [&] { return holds_already(*model, out, options); });
+            // bad_input: a manifest of another making.
+            if (!milled && milled.error().code != error_code::bad_input) return milled.error();
+            if (milled && *milled) {
+                auto report = report_again(*model, path, out, options, clock);
+                if (report) log_report(options, *report);
+                return report;
+            }
+        }
         auto key = options.resume ? journal_key(*model, options) : std::string();
         if (!key) return key.error();
         auto made = atomic_folder::create(out, model->root(), options.force, std::move(*key));

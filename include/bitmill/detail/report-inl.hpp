@@ -78,6 +78,7 @@ BITMILL_INLINE std::string mill_report::json(int indent) const {
         list.push_back(std::move(row));
     }
     const std::uint64_t f32_bytes = parameters * 4;
+    const bool measured = !dry_run && !already_milled;
     ordered_json out = detail::json_object(
         {{"source", source},
          {"output", output},
@@ -85,6 +86,7 @@ BITMILL_INLINE std::string mill_report::json(int indent) const {
          {"format", format},
          {"method", method},
          {"dry_run", dry_run},
+         {"already_milled", already_milled},
          {"parameters", parameters},
          {"source_bytes", source_bytes},
          {"bytes", bytes},
@@ -96,7 +98,7 @@ BITMILL_INLINE std::string mill_report::json(int indent) const {
          {"coded_bits_per_weight", coded_bits_per_weight()},
          {"seconds", seconds},
          {"gb_per_second", seconds > 0 ? static_cast<double>(source_bytes) / seconds / 1e9 : 0.0},
-         {"error", dry_run ? ordered_json(nullptr) : ordered_json(detail::error_json(error()))},
+         {"error", measured ? ordered_json(detail::error_json(error())) : ordered_json(nullptr)},
          {"warnings", warnings}});
     if (residual_bytes != 0) {
         const auto level = [&](const char* name, std::uint64_t size, const error_metrics& error) {
@@ -104,7 +106,7 @@ BITMILL_INLINE std::string mill_report::json(int indent) const {
                 {{"level", name},
                  {"bytes", size},
                  {"bits_per_weight", 8 * detail::ratio(size, parameters)},
-                 {"error", dry_run ? ordered_json(nullptr) : ordered_json(detail::error_json(error))}});
+                 {"error", measured ? ordered_json(detail::error_json(error)) : ordered_json(nullptr)}});
         };
         out["residual_bytes"] = residual_bytes;
         out["levels"] = {level("int4", bytes - residual_bytes, base_error()), level("int8", bytes, error())};

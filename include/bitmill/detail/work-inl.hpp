@@ -64,7 +64,9 @@ inline void log_report(const work_options& options, const mill_report& report) n
                              one.reason);
         for (const auto& warning : report.warnings) log_line(options, log_level::warning, warning);
         log_line(options, log_level::info,
-                 (report.dry_run ? "planned " : "wrote " + report.output + ": ") +
+                 (report.dry_run          ? "planned "
+                  : report.already_milled ? "found already milled " + report.output + ": "
+                                          : "wrote " + report.output + ": ") +
                      std::to_string(report.source_bytes) + " bytes -> " + std::to_string(report.bytes));
     } catch (const std::bad_alloc&) {
     }

@@ -94,6 +94,9 @@ private:
 // Creates a file that must not exist yet, writes it and fsyncs it.
 [[nodiscard]] result<void> write_file(const std::string& path, std::string_view bytes);
 
+// Makes or replaces a file: whatever happens, a reader finds the old bytes or the new ones.
+[[nodiscard]] result<void> replace_file(const std::string& path, std::string_view bytes);
+
 }  // namespace bitmill
 
 #if !defined(BITMILL_COMPILED_LIB)

@@ -36,6 +36,7 @@ struct mill_report {
     std::string format;
     std::string method;
     bool dry_run = false;
+    bool already_milled = false;  // the output held just this, byte for byte: nothing was written or measured
     std::vector<tensor_report> tensors;  // in the order of the source's files
     std::uint64_t parameters = 0;        // elements of float tensors
     std::uint64_t source_bytes = 0;      // of weight files, as they lie

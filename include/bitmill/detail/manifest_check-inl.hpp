@@ -1,0 +1,229 @@
+// A manifest that was read, and the files it lists against their hashes.
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include <bitmill/detail/manifest-inl.hpp>
+#include <bitmill/detail/tile_runner-inl.hpp>
+#include <bitmill/detail/work-inl.hpp>
+
+namespace bitmill::detail {
+
+// A manifest that was read: its hash fits its text.
+struct manifest {
+    std::string text;
+    std::string own_hash;
+    ordered_json json;
+};
+
+inline error refused(std::string message, const std::string& file, const std::string& tensor = {}) {
+    return {.code = error_code::refused, .message = std::move(message), .file = file, .tensor = tensor};
+}
+
+inline result<manifest> read_manifest(const std::string& folder) {
+    // A tensor takes about 500 bytes; a million of them is the most that a file may hold.
+    constexpr std::uint64_t limit = std::uint64_t{1} << 30;
+    auto file = input_file::open_beneath(folder, manifest_name);
+    if (!file) return file.error();
+    auto text = read_text(*file, limit);
+    if (!text) return text.error();
+    const auto damaged = [&](const char* what) { return refused(what, file->path()); };
+    constexpr std::size_t tail_bytes = manifest_tail.size() + 64 + 3;
+    if (text->size() < tail_bytes) return damaged("is too short for a manifest");
+    const std::string body = text->substr(0, text->size() - tail_bytes);
+    manifest out{std::move(*text), hex_text(sha256::of(body)), {}};
+    if (out.text != body + std::string(manifest_tail) + out.own_hash + "\"}\n")
+        return damaged("was changed: the hash at its end is not that of its text");
+    if (auto checked = check_json(out.text, 16, false, file->path()); !checked) return checked.error();
+    out.json = ordered_json::parse(out.text);
+    if (out.json.at("bitmill_manifest") != manifest_format)
+        return error{.code = error_code::unsupported,
+                     .message = "was written by bitmill " + out.json.at("version").get<std::string>() +
+                                "; use that version",
+                     .file = file->path()};
+    return out;
+}
+
+// The pieces of the tensors of one weight file, hashed on many threads.
+class file_checker {
+public:
+    file_checker(const std::string& root, const work_options& options) : root_(root), options_(options) {}
+
+    // Hashes of all tensors, folded with the header's. `pieces` by name.
+    result<digest> weights(const safetensors_file& file, const std::map<std::string, std::uint64_t>& pieces) {
+        std::vector<tile> tiles;
+        std::uint64_t total = 0;
+        std::uint64_t largest = 1;
+        std::uint64_t pieces_left = file.file().size() / 4096;
+        for (std::size_t i = 0; i < file.size(); ++i) {
+            const auto found = pieces.find(std::string(file[i].name));
+            if (found == pieces.end())
+                return refused("is not in the manifest", file.file().path(), std::string(file[i].name));
+            const std::uint64_t piece = std::max<std::uint64_t>(found->second, 1);
+            // The mill's pieces are 16 KiB of codes or more, with a few scales; a forged manifest may not cost memory.
+            pieces_left += file[i].bytes / 4096 + 1;
+            if (file[i].bytes / piece > pieces_left)
+                return refused("the manifest cuts it into too many pieces", file.file().path(),
+                               std::string(file[i].name));
+            pieces_left -= file[i].bytes / piece;
+            for (std::uint64_t at = 0; at < file[i].bytes; at += piece)
+                tiles.push_back({i, at, std::min(piece, file[i].bytes - at)});
+            total += file[i].bytes;
+            largest = std::max(largest, std::min(piece, file[i].bytes));
+        }
+        std::vector<digest> digests(tiles.size());
+        tile_runner runner(options_, total);
+        auto done = runner.run(
+            tiles, largest,
+            [&](std::size_t at, const tile& one, tile_buffers& buffers) -> result<void> {
+                std::byte* bytes = grow(buffers.source, one.count);
+                const std::span<std::byte> room(bytes, static_cast<std::size_t>(one.count));
+                if (auto read = file.file().read_at(file[one.tensor].offset + one.first, room); !read)
+                    return read;
+                digests[at] = sha256::of(room);
+                return {};
+            },
+            [](const tile& one) { return one.count; });
+        if (!done) return done.error();
+        auto header = digest_of_bytes(file.file(), 0, file.data_begin(), options_.memory);
+        if (!header) return header.error();
+        std::vector<digest> tensors;
+        std::size_t at = 0;
+        for (std::size_t i = 0; i < file.size(); ++i) {
+            sha256 sum;
+            for (; at < tiles.size() && tiles[at].tensor == i; ++at) add(sum, digests[at]);
+            tensors.push_back(sum.finish());
+        }
+        return weights_digest(*header, tensors);
+    }
+
+    result<digest> plain(const std::string& name) const {
+        auto file = input_file::open_beneath(root_, name);
+        if (!file) return file.error();
+        return digest_of_bytes(*file, 0, file->size(), options_.memory);
+    }
+
+private:
+    const std::string& root_;
+    const work_options& options_;
+};
+
+struct checked_files {
+    std::uint64_t files = 0;
+    std::uint64_t bytes = 0;
+};
+
+inline result<checked_files> check_files(const std::string& model, const manifest& stated,
+                                         const work_options& options) {
+    std::map<std::string, std::map<std::string, std::uint64_t>> pieces;  // by file, by tensor
+    for (const auto& tensor : stated.json.at("tensors"))
+        for (const auto& part : tensor.at("parts"))
+            pieces[part.at("file").get<std::string>()][part.at("name").get<std::string>()] =
+                part.at("piece").get<std::uint64_t>();
+    checked_files checked;
+    file_checker checker(model, options);
+    std::set<std::string> weights_listed;
+    for (const auto& entry : stated.json.at("files")) {
+        const auto name = entry.at("name").get<std::string>();
+        const std::string path = model + "/" + name;
+        auto file = input_file::open_beneath(model, name);
+        if (!file) return refused("is listed in the manifest, but: " + file.error().message, path);
+        if (file->size() != entry.at("bytes").get<std::uint64_t>())
+            return refused("has " + std::to_string(file->size()) + " bytes, the manifest says " +
+                               std::to_string(entry.at("bytes").get<std::uint64_t>()),
+                           path);
+        const std::uint64_t bytes = file->size();
+        result<digest> found = error{};
+        if (entry.at("hash") == "tensors") {
+            weights_listed.insert(name);
+            auto weights = safetensors_file::open(std::move(*file));
+            if (!weights) return refused("was changed: " + weights.error().text(), path);
+            found = checker.weights(*weights, pieces[name]);
+        } else {
+            found = checker.plain(name);
+        }
+        if (!found) return found.error();
+        if (hex_text(*found) != entry.at("sha256").get<std::string>())
+            return refused("was changed: its hash is not the manifest's", path);
+        ++checked.files;
+        checked.bytes += bytes;
+    }
+    // What a reader of the folder would load is what was checked, and not weights put beside it.
+    const auto opened = checkpoint::open(model);
+    if (!opened) return opened.error();
+    for (std::size_t shard = 0; shard < opened->shard_count(); ++shard)
+        if (!weights_listed.contains(opened->shard_name(shard)))
+            return refused("would be loaded, but the manifest does not list it",
+                           model + "/" + opened->shard_name(shard));
+    return checked;
+}
+
+// The records of a manifest's list by name.
+inline std::map<std::string, const ordered_json*> records_by_name(const ordered_json& list) {
+    std::map<std::string, const ordered_json*> out;
+    for (const auto& one : list) out[one.at("name").get<std::string>()] = &one;
+    return out;
+}
+
+// Does `out` hold what this call would write? The same version and request, a source of the same bytes, and every
+// byte that was written still there. What cannot be read there is not it.
+inline result<bool> holds_already(const checkpoint& model, const std::string& out,
+                                  const mill_options& options) {
+    // The difference is that of the folder, not of memory or the user's patience.
+    const auto stops = [](const error& what) {
+        return what.code == error_code::out_of_memory || what.code == error_code::cancelled;
+    };
+    const auto stated = read_manifest(out);
+    if (!stated && stops(stated.error())) return stated.error();
+    if (!stated || stated->json.at("version") != BITMILL_VERSION_TEXT) return false;
+    // As text, since a number read is not of the type that a number written was.
+    if (stated->json.at("request").dump() != ordered_json::parse(json_of(options).dump()).dump())
+        return false;
+    auto source = records_by_name(stated->json.at("source"));
+    auto copies = records_by_name(stated->json.at("files"));
+    const auto same = [](const ordered_json* record, std::uint64_t bytes) {
+        return record != nullptr && record->at("bytes") == bytes;
+    };
+    const auto equals = [](const ordered_json* record, const digest& value) {
+        return record->at("sha256") == hex_text(value);
+    };
+    // What costs nothing first.
+    const std::string& config = model.config_text();
+    const bool has_config = !config.empty();
+    if (source.size() != model.shard_count() + (has_config ? 1 : 0)) return false;
+    if (has_config &&
+        !(same(source["config.json"], config.size()) && equals(source["config.json"], sha256::of(config))))
+        return false;
+    for (std::size_t shard = 0; shard < model.shard_count(); ++shard)
+        if (!same(source[model.shard_name(shard)], model.shard(shard).file().size())) return false;
+    std::size_t others = 0;
+    for (const auto& [name, record] : copies)
+        if (record->at("hash") == "plain" && name != index_name && name != "config.json") ++others;
+    if (others != model.side_files().size()) return false;
+    for (const auto& side : model.side_files())
+        if (!same(copies[side.name], side.bytes)) return false;
+    // Then every byte.
+    for (const auto& side : model.side_files()) {
+        auto file = model.open_side(side.name);
+        if (!file) return file.error();
+        const auto value = digest_of_bytes(*file, 0, file->size(), options.memory);
+        if (!value) return value.error();
+        if (!equals(copies[side.name], *value)) return false;
+    }
+    std::map<std::string, std::uint64_t> pieces;
+    for (const auto& tensor : stated->json.at("tensors"))
+        pieces[tensor.at("name").get<std::string>()] = tensor.at("source").at("piece").get<std::uint64_t>();
+    for (std::size_t shard = 0; shard < model.shard_count(); ++shard) {
+        const auto value = file_checker(model.root(), options).weights(model.shard(shard), pieces);
+        if (!value && value.error().code == error_code::refused) return false;
+        if (!value) return value.error();
+        if (!equals(source[model.shard_name(shard)], *value)) return false;
+    }
+    const auto checked = check_files(out, *stated, options);
+    if (!checked && stops(checked.error())) return checked.error();
+    return static_cast<bool>(checked);
+}
+
+}  // namespace bitmill::detail
