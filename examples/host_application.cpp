@@ -70,6 +70,10 @@ int main(int argc, char** argv) {
     options.on_log = on_log;
     const auto report = bitmill::quantize(argv[1], argv[2], options);
     if (!report) return fail(report.error());
+    if (report->already_milled) {
+        std::printf("%s is milled already\n", report->output.c_str());
+        return 0;
+    }
     std::printf("wrote %s: %s %s, %.2f bits a weight, SNR %.2f dB\n", report->output.c_str(),
                 report->format.c_str(), report->requested.c_str(), report->bits_per_weight(),
                 report->error().snr_db());

@@ -80,7 +80,8 @@ struct work_options {
     memory_source memory = nullptr;  // the host's own memory for tiles and scratch
     bool force = false;              // replace an output that exists
     bool dry_run = false;            // plan and report exact sizes, write nothing
-    // Called after every tile, from any thread, one call at a time. Returning false cancels.
+    // Called after every tile, from any thread, one call at a time. Returning false cancels. Work of several passes
+    // (is it milled already? the first variant, the second) counts each from 0.
     std::function<bool(const progress&)> on_progress;
     // What a person would want to know, one line of UTF-8 at a time, from the calling thread: what begins and ends
     // (info), each tensor that does not become what was asked for (info), each warning of the report.
