@@ -17,5 +17,7 @@
 #include <bitmill/detail/safetensors-inl.hpp>
 #include <bitmill/detail/sha256-inl.hpp>
 #include <bitmill/detail/stored-inl.hpp>
+#include <bitmill/detail/torch-inl.hpp>
 #include <bitmill/detail/variants-inl.hpp>
 #include <bitmill/detail/verify-inl.hpp>
+#include <bitmill/detail/weight_file-inl.hpp>

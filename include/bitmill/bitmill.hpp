@@ -17,6 +17,8 @@
 #include <bitmill/io/checkpoint.hpp>
 #include <bitmill/io/file.hpp>
 #include <bitmill/io/safetensors.hpp>
+#include <bitmill/io/torch.hpp>
+#include <bitmill/io/weight_file.hpp>
 #include <bitmill/kernels/dispatch.hpp>
 #include <bitmill/mill/inspect.hpp>
 #include <bitmill/mill/manifest.hpp>

@@ -169,7 +169,7 @@ void show(const bitmill::mill_report& report, bool json, bool rows) {
     std::size_t coded = 0;
     for (const auto& one : report.tensors) {
         widest = std::max(widest, std::min<std::size_t>(printable(one.name).size(), 64));
-        if (one.effective != "keep") ++coded;
+        if (one.effective != "keep" && one.effective != "tied") ++coded;
     }
     if (rows) {
         std::printf("%-*s  %-16s  %-5s  %-24s %10s  %8s  %s\n", static_cast<int>(widest), "tensor", "shape",

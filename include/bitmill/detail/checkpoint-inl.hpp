@@ -18,6 +18,17 @@ inline constexpr std::uint64_t max_config_bytes = std::uint64_t{16} << 20;
 inline constexpr std::uint64_t max_index_metadata_bytes = std::uint64_t{1} << 20;
 inline constexpr const char* single_name = "model.safetensors";
 inline constexpr const char* index_name = "model.safetensors.index.json";
+inline constexpr const char* torch_single_name = "pytorch_model.bin";
+inline constexpr const char* torch_index_name = "pytorch_model.bin.index.json";
+
+// What a shard is called where it is written as safetensors: pytorch_model-1.bin -> model-1.safetensors.
+inline std::string safetensors_name(const std::string& shard) {
+    if (shard.ends_with(".safetensors")) return shard;
+    std::string stem = shard.substr(0, shard.rfind('.'));
+    constexpr std::string_view prefix = "pytorch_";
+    if (stem.starts_with(std::string(prefix) + "model")) stem.erase(0, prefix.size());
+    return stem + ".safetensors";
+}
 
 // A file that the model itself names must be there: the model is broken where it is not.
 inline error cannot_open_shard(error failed) {
@@ -43,13 +54,20 @@ inline error no_weights(const std::vector<folder_entry>& entries, const std::str
                             "model.safetensors.index.json says which is the model; give the one file instead "
                             "of the folder",
                         root);
+    if (!other.empty() && is_weight_file_name(other))
+        return make_error(error_code::unsupported,
+                          "holds neither model.safetensors nor pytorch_model.bin, but " + other +
+                              "; if that is the model, give this file instead of the folder",
+                          root);
     if (!other.empty())
         return make_error(error_code::unsupported,
-                          "holds no safetensors weights, only others (" + other +
+                          "holds no safetensors or PyTorch weights, only others (" + other +
                               "), which this version cannot read; convert them to safetensors first",
                           root);
     return bad_file(
-        "holds no weights (model.safetensors or model.safetensors.index.json); give a model's folder", root);
+        "holds no weights (model.safetensors, pytorch_model.bin, or the index of one of them); give a "
+        "model's folder",
+        root);
 }
 
 }  // namespace detail
@@ -70,16 +88,16 @@ BITMILL_INLINE result<checkpoint> checkpoint::open(const std::string& path) {
         return made;
     }
     const fs::path file(path);
-    if (!path.ends_with(".safetensors"))
-        return detail::make_error(
-            error_code::unsupported,
-            path.ends_with(".index.json")
-                ? "is only the index of a model; give the folder that holds it"
-                : "is neither a folder nor a .safetensors file, which is all this version reads",
-            path);
+    if (!is_weight_file_name(path))
+        return detail::make_error(error_code::unsupported,
+                                  path.ends_with(".index.json")
+                                      ? "is only the index of a model; give the folder that holds it"
+                                      : "is neither a folder nor a .safetensors, .bin, .pt or .pth file, "
+                                        "which is all this version reads",
+                                  path);
     auto opened = input_file::open(path);
     if (!opened) return opened.error();
-    auto shard = safetensors_file::open(std::move(*opened));
+    auto shard = weight_file::open(std::move(*opened));
     if (!shard) return shard.error();
     made.root_ = file.has_parent_path() ? file.parent_path().string() : ".";
     made.shard_names_.push_back(file.filename().string());
@@ -105,19 +123,24 @@ BITMILL_INLINE result<void> checkpoint::open_folder() {
         only = entry.name;
         ++count;
     }
+    std::string index;
     if (holds(detail::single_name))
         only = detail::single_name;
     else if (holds(detail::index_name))
-        only.clear();
+        index = detail::index_name;
+    else if (holds(detail::torch_single_name))
+        only = detail::torch_single_name;
+    else if (holds(detail::torch_index_name))
+        index = detail::torch_index_name;
     else if (count != 1)
         return detail::no_weights(*entries, root_);
 
-    auto file = input_file::open_beneath(root_, only.empty() ? detail::index_name : only);
+    auto file = input_file::open_beneath(root_, index.empty() ? only : index);
     if (!file) return file.error();
-    if (only.empty()) {
+    if (!index.empty()) {
         if (auto opened = open_index(std::move(*file)); !opened) return opened;
     } else {
-        auto shard = safetensors_file::open(std::move(*file));
+        auto shard = weight_file::open(std::move(*file));
         if (!shard) return shard.error();
         shard_names_.push_back(only);
         shards_.push_back(std::move(*shard));
@@ -175,13 +198,13 @@ BITMILL_INLINE result<void> checkpoint::open_index(input_file index) {
     for (const auto& [name, first_seen] : handler.shards()) {
         if (const char* why = detail::why_not_relative(name))
             return refuse("'" + name.substr(0, 200) + "' cannot name a shard: " + why);
-        if (!name.ends_with(".safetensors"))
-            return refuse("'" + name.substr(0, 200) + "' is not a .safetensors file");
+        if (!is_weight_file_name(name))
+            return refuse("'" + name.substr(0, 200) + "' is neither a .safetensors nor a .bin file");
         number[first_seen] = static_cast<std::uint32_t>(shard_names_.size());
         shard_names_.push_back(name);
         auto file = input_file::open_beneath(root_, name);
         if (!file) return detail::cannot_open_shard(file.error());
-        auto shard = safetensors_file::open(std::move(*file));
+        auto shard = weight_file::open(std::move(*file));
         if (!shard) return shard.error();
         shards_.push_back(std::move(*shard));
     }

@@ -98,10 +98,9 @@ private:
                       std::uint64_t count) const {
         return read(model_.shard(at.shard), at, offset, to, count);
     }
-    result<void> read(const safetensors_file& file, checkpoint::location at, std::uint64_t offset,
-                      std::byte* to, std::uint64_t count) const {
-        auto done =
-            file.file().read_at(file[at.tensor].offset + offset, {to, static_cast<std::size_t>(count)});
+    static result<void> read(const weight_file& file, checkpoint::location at, std::uint64_t offset,
+                             std::byte* to, std::uint64_t count) {
+        auto done = file.read(file[at.tensor], offset, {to, static_cast<std::size_t>(count)});
         if (done) return {};
         error what = done.error();
         what.tensor = std::string(file[at.tensor].name);

@@ -93,7 +93,8 @@ inline result<std::string> journal_key(const checkpoint& model, const mill_optio
         const input_file& file = model.shard(shard).file();
         const auto stamp = file.stamp();
         if (!stamp) return stamp.error();
-        const auto header = digest_of_bytes(file, 0, model.shard(shard).data_begin(), options.memory);
+        const auto [first, bytes] = model.shard(shard).header();
+        const auto header = digest_of_bytes(file, first, bytes, options.memory);
         if (!header) return header.error();
         add_text(model.shard_name(shard));
         add(sum.update(std::as_bytes(std::span(&*stamp, 1))), *header);

@@ -142,6 +142,7 @@ inline std::vector<output_part> copied(const planned_tensor& t) {
 
 BITMILL_INLINE result<void> lay_out(mill_plan& plan, bool strict) {
     for (auto& t : plan.tensors) {
+        if (!t.tied_to.empty()) continue;
         if (!t.effective) {
             t.parts = detail::copied(t);
             continue;

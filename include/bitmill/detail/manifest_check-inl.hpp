@@ -52,7 +52,8 @@ public:
     file_checker(const std::string& root, const work_options& options) : root_(root), options_(options) {}
 
     // Hashes of all tensors, folded with the header's. `pieces` by name.
-    result<digest> weights(const safetensors_file& file, const std::map<std::string, std::uint64_t>& pieces) {
+    result<digest> weights(const weight_file& file, const std::map<std::string, std::uint64_t>& pieces) {
+        if (!file.dense()) return digest_of_bytes(file.file(), 0, file.file().size(), options_.memory);
         std::vector<tile> tiles;
         std::uint64_t total = 0;
         std::uint64_t largest = 1;
@@ -80,14 +81,14 @@ public:
             [&](std::size_t at, const tile& one, tile_buffers& buffers) -> result<void> {
                 std::byte* bytes = grow(buffers.source, one.count);
                 const std::span<std::byte> room(bytes, static_cast<std::size_t>(one.count));
-                if (auto read = file.file().read_at(file[one.tensor].offset + one.first, room); !read)
-                    return read;
+                if (auto read = file.read(file[one.tensor], one.first, room); !read) return read;
                 digests[at] = sha256::of(room);
                 return {};
             },
             [](const tile& one) { return one.count; });
         if (!done) return done.error();
-        auto header = digest_of_bytes(file.file(), 0, file.data_begin(), options_.memory);
+        const auto [first, bytes] = file.header();
+        auto header = digest_of_bytes(file.file(), first, bytes, options_.memory);
         if (!header) return header.error();
         std::vector<digest> tensors;
         std::size_t at = 0;
@@ -138,7 +139,7 @@ inline result<checked_files> check_files(const std::string& model, const manifes
         result<digest> found = error{};
         if (entry.at("hash") == "tensors") {
             weights_listed.insert(name);
-            auto weights = safetensors_file::open(std::move(*file));
+            auto weights = weight_file::open(std::move(*file));
             if (!weights) return refused("was changed: " + weights.error().text(), path);
             found = checker.weights(*weights, pieces[name]);
         } else {

@@ -27,7 +27,7 @@ struct tiling {
         const std::uint64_t element = element_bytes(t.source_dtype);
         if (!t.effective) {
             unit_bytes = 1;
-            units = t.source_bytes;
+            units = t.tied_to.empty() ? t.source_bytes : 0;
             per_tile = tile_bytes;
         } else if (facts(t.effective->type).integer) {
             unit_bytes = t.cols() * element;
@@ -194,7 +194,8 @@ private:
     }
     [[nodiscard]] std::uint64_t total_work() const {
         std::uint64_t sum = 0;
-        for (const auto& t : plan_.tensors) sum += t.source_bytes * (needs_scan(t) ? 2 : 1);
+        for (const auto& t : plan_.tensors)
+            if (t.tied_to.empty()) sum += t.source_bytes * (needs_scan(t) ? 2 : 1);
         return sum;
     }
     [[nodiscard]] std::uint64_t source_bytes(const tile& one) const {
@@ -252,8 +253,9 @@ private:
         const std::uint64_t bytes = one.count * cut.unit_bytes;
         std::byte* to = grow(buffers.source, bytes);
         const auto& file = model_.shard(t.source.shard);
-        const std::uint64_t offset = file[t.source.tensor].offset + one.first * cut.unit_bytes;
-        if (auto done = file.file().read_at(offset, {to, static_cast<std::size_t>(bytes)}); !done)
+        if (auto done = file.read(file[t.source.tensor], one.first * cut.unit_bytes,
+                                  {to, static_cast<std::size_t>(bytes)});
+            !done)
             return name_it(done.error(), t);
         const bool rows = t.effective && facts(t.effective->type).integer;
         return weight_view{t.source_dtype, to, static_cast<std::size_t>(rows ? one.count : 1),
@@ -477,17 +479,17 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan, 
         row.shape = t.shape;
         row.source_dtype = t.source_dtype;
         row.requested = t.requested ? to_text(*t.requested) : "keep";
-        row.effective = t.effective ? to_text(*t.effective) : "keep";
+        row.effective = !t.tied_to.empty() ? "tied" : t.effective ? to_text(*t.effective) : "keep";
         row.reason = t.reason;
         row.elements = t.elements;
-        row.source_bytes = t.source_bytes;
+        row.source_bytes = t.tied_to.empty() ? t.source_bytes : 0;
         row.bytes = total_bytes(t.parts);
         row.measured = t.effective.has_value() && !errors.empty();
         if (row.measured) row.error = errors[i];
         if (row.measured && t.effective->planes) row.base_error = base_errors[i];
         for (const auto& part : t.parts)
             if (part.what == output_part::kind::residual) row.residual_bytes = part.bytes;
-        if (facts(t.source_dtype).weight) report.parameters += t.elements;
+        if (facts(t.source_dtype).weight && t.tied_to.empty()) report.parameters += t.elements;
         report.tensors.push_back(std::move(row));
     }
     return report;
@@ -501,12 +503,14 @@ inline result<std::vector<file_record>> source_records(const checkpoint& model, 
     std::size_t at = 0;
     for (std::size_t shard = 0; shard < model.shard_count(); ++shard) {
         const auto& file = model.shard(shard);
-        auto header = digest_of_bytes(file.file(), 0, file.data_begin(), memory);
-        if (!header) return header.error();
+        const auto [first, bytes] = file.dense() ? file.header() : weight_file::range{0, file.file().size()};
+        auto value = digest_of_bytes(file.file(), first, bytes, memory);
+        if (!value) return value.error();
         std::vector<digest> digests;
         for (; at < plan.tensors.size() && plan.tensors[at].source.shard == shard; ++at)
             digests.push_back(tensors[at].source.value);
-        out.push_back({model.shard_name(shard), file.file().size(), weights_digest(*header, digests), true});
+        if (file.dense()) *value = weights_digest(*value, digests);
+        out.push_back({model.shard_name(shard), file.file().size(), *value, file.dense()});
     }
     const std::string& config = model.config_text();
     if (!config.empty()) out.push_back({"config.json", config.size(), sha256::of(config), false});

@@ -31,7 +31,7 @@ BITMILL_INLINE double mill_report::coded_bits_per_weight() const {
     std::uint64_t bytes_coded = 0;
     std::uint64_t weights = 0;
     for (const auto& one : tensors) {
-        if (one.effective == "keep") continue;
+        if (one.effective == "keep" || one.effective == "tied") continue;
         bytes_coded += one.bytes;
         weights += one.elements;
     }

@@ -90,7 +90,7 @@ private:
             if (!*there) continue;
             auto file = input_file::open_beneath(model_.root(), name);
             if (!file) return file.error();
-            auto planes = safetensors_file::open(std::move(*file));
+            auto planes = weight_file::open(std::move(*file));
             if (!planes) return planes.error();
             out_.residuals[shard].emplace(std::move(*planes));
         }
@@ -167,8 +167,8 @@ private:
         if (tensor.bytes > limit)
             return bad(tensor, at, "is longer than the " + std::to_string(limit) + " bytes it may have");
         std::string text(static_cast<std::size_t>(tensor.bytes), '\0');
-        auto done = model_.shard(at.shard).file().read_at(
-            tensor.offset, std::as_writable_bytes(std::span(text.data(), text.size())));
+        auto done = model_.shard(at.shard).read(tensor, 0,
+                                                std::as_writable_bytes(std::span(text.data(), text.size())));
         if (!done) return done.error();
         return text;
     }

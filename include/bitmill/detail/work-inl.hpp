@@ -185,7 +185,7 @@ public:
     [[nodiscard]] std::string name_of(std::size_t file) const {
         const std::size_t shards = model_.shard_count();
         const std::string weights =
-            model_.sharded() ? model_.shard_name(file % shards) : std::string("model.safetensors");
+            model_.sharded() ? safetensors_name(model_.shard_name(file % shards)) : std::string(single_name);
         return file < shards ? weights : residual_name(weights);
     }
 

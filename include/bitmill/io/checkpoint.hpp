@@ -11,7 +11,7 @@
 
 #include <bitmill/core/error.hpp>
 #include <bitmill/io/file.hpp>
-#include <bitmill/io/safetensors.hpp>
+#include <bitmill/io/weight_file.hpp>
 
 namespace bitmill {
 
@@ -27,9 +27,9 @@ struct side_file {
 // An open model. Move-only, immutable: const calls are safe from many threads.
 class checkpoint {
 public:
-    // `path` is a Hugging Face folder, which holds, in the order transformers looks for them,
-    // model.safetensors, or model.safetensors.index.json and its shards, or else exactly one *.safetensors;
-    // or `path` is one .safetensors file. Opens every shard and checks that index and shards say the same.
+    // `path` is a Hugging Face folder, which holds, in the order transformers looks for them, model.safetensors, or
+    // model.safetensors.index.json and its shards, or pytorch_model.bin, or pytorch_model.bin.index.json and its
+    // shards, or else exactly one *.safetensors; or `path` is one .safetensors, .bin, .pt or .pth file. Opens every shard and checks that index and shards say the same.
     // bad_input names file, tensor, byte and rule; unsupported where the weights are in another container.
     [[nodiscard]] static result<checkpoint> open(const std::string& path);
 
@@ -39,7 +39,7 @@ public:
     [[nodiscard]] bool sharded() const noexcept { return map_ != nullptr; }  // came with an index
     [[nodiscard]] std::size_t shard_count() const noexcept { return shards_.size(); }
     [[nodiscard]] const std::string& shard_name(std::size_t shard) const { return shard_names_.at(shard); }
-    [[nodiscard]] const safetensors_file& shard(std::size_t shard) const { return shards_.at(shard); }
+    [[nodiscard]] const weight_file& shard(std::size_t shard) const { return shards_.at(shard); }
     // The index's "metadata" object as JSON text; "" for a single file or an index without one.
     [[nodiscard]] const std::string& index_metadata_text() const noexcept { return index_metadata_text_; }
 
@@ -67,7 +67,7 @@ private:
     std::string config_text_;
     std::string index_metadata_text_;
     std::vector<std::string> shard_names_;
-    std::vector<safetensors_file> shards_;
+    std::vector<weight_file> shards_;
     std::shared_ptr<const detail::weight_map> map_;
     std::vector<side_file> side_files_;
 };

@@ -31,7 +31,7 @@ inline constexpr std::size_t safetensors_max_tensors = std::size_t{1} << 20;
 inline constexpr std::size_t safetensors_max_rank = 8;
 inline constexpr std::size_t safetensors_max_name_bytes = 1024;
 
-// One tensor of an open file. Borrows from the safetensors_file.
+// One tensor of an open file. Borrows from the file object.
 struct tensor_info {
     std::string_view name;  // UTF-8; may hold anything, also control characters
     dtype type;
@@ -39,6 +39,9 @@ struct tensor_info {
     std::uint64_t offset;                  // of the first byte, from the start of the file; any alignment
     std::uint64_t bytes;                   // offset + bytes <= file size
     std::uint64_t elements;                // product of the shape
+    // In elements, one a dimension; empty where the elements lie in row-major order without gaps, as they always do
+    // in safetensors. Then `offset` is that of the first element, and the others are reached by these steps.
+    std::span<const std::uint64_t> strides{};
 };
 
 // An open safetensors file whose header holds every rule of the format. Move-only, immutable: const calls

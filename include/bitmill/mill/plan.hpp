@@ -57,6 +57,7 @@ struct planned_tensor {
     std::optional<scheme> effective;  // empty: copied as it is
     bitmill::method method = bitmill::method::absmax;
     std::string reason;
+    std::string tied_to;  // the tensor whose bytes these are, and whom a reader ties again: not written
 
     // Found by scanning, where the scheme needs it.
     std::optional<value_range> range;
@@ -76,6 +77,7 @@ struct mill_plan {
     bitmill::method method = bitmill::method::absmax;
     std::string model_type;  // from config.json, "" where there is none
     std::vector<std::string> architectures;
+    bool ties_embeddings = false;         // a reader makes the output head of the input embedding
     std::vector<planned_tensor> tensors;  // shard by shard, in file order
     std::vector<std::string> warnings;
 };

@@ -17,7 +17,7 @@ struct tensor_report {
     std::vector<std::uint64_t> shape;
     dtype source_dtype = dtype::f32;
     std::string requested;  // "int4 group 128", or "keep"
-    std::string effective;  // what was done
+    std::string effective;  // what was done; "tied": not written, since a reader takes another tensor for it
     std::string reason;     // why effective is not what was requested, or why nothing was requested
     std::uint64_t elements = 0;
     std::uint64_t source_bytes = 0;

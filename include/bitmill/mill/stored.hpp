@@ -31,9 +31,9 @@ struct stored_model {
     std::string quant_method;  // as config.json has it; "" for a plain checkpoint
     std::vector<stored_tensor> tensors;
     // Format bitmill: the residual planes beside each shard, where they are there and wanted.
-    std::vector<std::optional<safetensors_file>> residuals;
+    std::vector<std::optional<weight_file>> residuals;
 
-    [[nodiscard]] const safetensors_file& residual_of(const stored_tensor& t) const {
+    [[nodiscard]] const weight_file& residual_of(const stored_tensor& t) const {
         return *residuals.at(t.residual.shard);
     }
 };
