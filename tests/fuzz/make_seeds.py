@@ -129,6 +129,39 @@ def sequences():
     yield "isa", calls(*((12, index) for index in (0, 1, 2, 3, 200)), buffers, encode, decode)
 
 
+def torch_files():
+    import io
+    import zipfile
+
+    import torch
+
+    def saved(content, **options):
+        file = io.BytesIO()
+        torch.save(content, file, **options)
+        return file.getvalue()
+
+    weight = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+    contents = {
+        "plain": {"a.weight": weight, "a.bias": torch.ones(4).half()},
+        "strided": {"t": weight.t(), "s": weight[1:, ::2], "e": torch.ones(2, 1).expand(2, 3)},
+        "tied": {"a": weight, "b": weight, "p": torch.nn.Parameter(weight)},
+        "types": {str(d): torch.zeros(2).to(d) for d in (torch.bfloat16, torch.float8_e4m3fn, torch.uint16, torch.bool)},
+        "nested": {"epoch": 3, "lr": 0.1, "none": None, "state_dict": {"w": weight}},
+        "module": torch.nn.Linear(2, 2).state_dict(),
+        "class": torch.nn.Linear(1, 1),
+        "sparse": {"s": torch.eye(2).to_sparse()},
+        "empty": {"z": torch.zeros(0, 3), "s": torch.tensor(1.0)},
+    }
+    for name, content in contents.items():
+        for protocol in (2, 4):
+            file = saved(content, pickle_protocol=protocol)
+            yield f"{name}-{protocol}", b"\0" + file
+            with zipfile.ZipFile(io.BytesIO(file)) as opened:
+                pickled = next(n for n in opened.namelist() if n.endswith("/data.pkl"))
+                yield f"{name}-{protocol}-pickle", b"\1" + opened.read(pickled)
+    yield "legacy", b"\0" + saved(contents["plain"], _use_new_zipfile_serialization=False)
+
+
 def main(folder):
     targets = {
         "safetensors_header": headers,
@@ -136,6 +169,7 @@ def main(folder):
         "config_json": configs,
         "round_trip": round_trips,
         "capi_sequence": sequences,
+        "torch_file": torch_files,
     }
     for target, inputs in targets.items():
         into = pathlib.Path(folder) / target

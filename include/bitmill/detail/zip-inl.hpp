@@ -169,7 +169,10 @@ private:
             const std::string shown = "its zip entry '" + printable(std::string(name.substr(0, 200))) + "' ";
             if (!widen(all.substr(at + central_bytes + name_bytes, extra_bytes), bytes, packed, local))
                 return bad(file, shown + "does not say how large it is", here);
-            if ((number(all, at + 8, 2) & 1) != 0) return bad(file, shown + "is encrypted", here);
+            if (number(all, at + 34, 2) != 0) return bad(file, shown + "lies in another file", here);
+            // Bit 3: sizes behind the bytes, too; bit 11: the name is UTF-8. Others mean encryption or patches.
+            if ((number(all, at + 8, 2) & ~std::uint64_t{0x0808}) != 0)
+                return bad(file, shown + "is encrypted, or stored in a way that torch.save never uses", here);
             if (number(all, at + 10, 2) != 0 || packed != bytes)
                 return bad(file, shown + "is compressed, which torch.save never does", here);
             auto begin = data_begin(file, local, name, shown);
