@@ -281,6 +281,8 @@ bitmill_status bitmill_encode(const bitmill_scheme* scheme, const bitmill_matrix
                               bitmill_metrics* metrics, bitmill_error* error) {
     if (capi::usable(metrics)) capi::put_metrics(metrics, {});
     if (capi::usable(dst)) dst->nested_offset = 0;
+    if (capi::usable(options) && capi::usable(options->base_metrics))
+        capi::put_metrics(options->base_metrics, {});
     return capi::guard(error, [&]() -> result<void> {
         const auto checked = capi::read_optional(metrics);
         if (!checked) return checked.error();

@@ -114,8 +114,9 @@ typedef struct bitmill_hooks {
     void* log_context;
     void (*log)(void* log_context, bitmill_log_level level, const char* line);
 
-    /* After every tile and every side file's piece, from any thread, one call at a time. done_bytes never falls;
-     * total_bytes may be 0. Not 0: cancel, the call returns BITMILL_CANCELLED. */
+    /* After every tile and every side file's piece, from any thread, one call at a time. Work of
+     * several passes (is it milled already? the first variant, the second; file by file) counts each from 0: within one
+     * done_bytes never falls and total_bytes stays, which may be 0. Not 0: cancel, the call returns BITMILL_CANCELLED. */
     void* progress_context;
     int32_t (*progress)(void* progress_context, uint64_t done_bytes, uint64_t total_bytes);
 } bitmill_hooks;

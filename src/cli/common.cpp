@@ -186,9 +186,10 @@ void show(const bitmill::mill_report& report, bool json, bool rows) {
     }
     std::printf("%s -> %s%s\n", printable(report.source).c_str(),
                 report.output.empty() ? "(no output)" : printable(report.output).c_str(),
-                report.dry_run          ? " (dry run, nothing written)"
-                : report.already_milled ? " (milled already: every byte was compared, nothing written)"
-                                        : "");
+                report.dry_run ? " (dry run, nothing written)"
+                : report.already_milled
+                    ? " (milled already: every byte agrees with source and manifest, nothing written)"
+                    : "");
     std::printf("  %s, %s%s%s; %zu of %zu tensors\n", report.requested.c_str(), report.format.c_str(),
                 report.method.empty() ? "" : ", ", report.method.c_str(), coded, report.tensors.size());
     std::printf(

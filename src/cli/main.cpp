@@ -1,5 +1,6 @@
 #include "cli.hpp"
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 
@@ -14,6 +15,8 @@ int main(int argc, char** argv) {
     cli::add_validate(app, chosen);
     cli::add_verify(app, chosen);
     cli::add_info(app, chosen);
+    // A limit of file sizes (ulimit -f) shows as an error of write(), with a message, not as a signal.
+    std::signal(SIGXFSZ, SIG_IGN);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& stop) {

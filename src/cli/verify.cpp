@@ -34,8 +34,9 @@ struct verify_flags {
             std::printf("%s\n", report->json().c_str());
             return 0;
         }
-        std::printf("%s: %s\n  %llu tensors, %llu files, %s; %.2f s\n  manifest %s\n",
+        std::printf("%s: %s%s\n  %llu tensors, %llu files, %s; %.2f s\n  manifest %s\n",
                     printable(report->model).c_str(), verdict,
+                    report->residuals_missing != 0 ? "; level int4, the residual planes are not there" : "",
                     static_cast<unsigned long long>(report->tensors),
                     static_cast<unsigned long long>(report->files), size_text(report->bytes).c_str(),
                     report->seconds, report->manifest_sha256.c_str());
@@ -51,7 +52,7 @@ void add_validate(CLI::App& app, action& chosen) {
     flags->add_to(verb);
     verb.callback([flags, &chosen] {
         chosen = [flags] {
-            return flags->run("every byte is as it was written",
+            return flags->run("every byte that the manifest lists is as it was written",
                               [&] { return bitmill::validate(flags->model, flags->options); });
         };
     });

@@ -413,7 +413,7 @@ private:
         bitmill_encode_options how = BITMILL_ENCODE_OPTIONS_INIT;
         how.method = static_cast<bitmill_method>(c[5] % 4);
         how.hooks = hooks.get();
-        argument<bitmill_metrics> base(BITMILL_METRICS_INIT, c[5] / 128 != 0 ? c[4] / 16 : 1);
+        argument<bitmill_metrics> base(BITMILL_METRICS_INIT, c[5] >= 128 ? c[4] / 16u : 1u);
         how.base_metrics = base.get();
         argument<bitmill_encode_options> options(how, c[5] / 4 % 4);
         const bool no_source = c[6] % 16 == 14;

@@ -108,9 +108,13 @@ TEST_CASE("checkpoint: what cannot be a model says so") {
     CHECK(checkpoint::open("").error().code == error_code::invalid_argument);
     CHECK(checkpoint::open(temp / "none").error().code == error_code::io);
     CHECK(checkpoint::open(temp.path()).error().code == error_code::bad_input);
-    put_file(temp / "pytorch_model.bin", "x");
+    put_file(temp / "tf_model.h5", "x");
     CHECK(checkpoint::open(temp.path()).error().code == error_code::unsupported);
-    CHECK(checkpoint::open(temp / "pytorch_model.bin").error().code == error_code::unsupported);
+    CHECK(checkpoint::open(temp / "tf_model.h5").error().code == error_code::unsupported);
+    put_file(temp / "training_args.bin", "x");
+    CHECK(checkpoint::open(temp.path()).error().code == error_code::unsupported);
+    put_file(temp / "pytorch_model.bin", "x");
+    CHECK(checkpoint::open(temp.path()).error().code == error_code::bad_input);
     put_file(temp / index_name, "{}");
     CHECK(checkpoint::open(temp / index_name).error().message.find("give the folder") != std::string::npos);
     REQUIRE(::mkfifo((temp / "model.safetensors").c_str(), 0600) == 0);
@@ -175,7 +179,7 @@ TEST_CASE("checkpoint: index and shards must say the same") {
         {R"({"weight_map":{"a":")" + s1 + R"(","b":")" + s2 + R"(","c":")" + s2 + "\"}}",
          {"lies here, but it does not", "b"}},
         {R"({"weight_map":{)" + all + R"(,"d":"model-3.safetensors"}})", {"names it as a shard", ""}},
-        {R"({"weight_map":{)" + all + R"(,"d":"pytorch_model.bin"}})", {"not a .safetensors", ""}},
+        {R"({"weight_map":{)" + all + R"(,"d":"tf_model.h5"}})", {"neither a .safetensors", ""}},
         {R"({"weight_map":{)" + all + R"(}} {})", {"broken", ""}},
     };
     const temp_folder temp;

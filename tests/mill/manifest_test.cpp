@@ -331,3 +331,115 @@ TEST_CASE("manifest: what is milled already is not milled twice, and what differ
     std::filesystem::remove(made.source + "/vocab.txt");
     CHECK(again()->already_milled);
 }
+
+TEST_CASE("manifest: another index, and a manifest that lies, are not what would be written") {
+    const milled_folder made({}, true);
+    const auto milled = [&] {
+        const auto report = bitmill::quantize(made.source, made.out, {});
+        return report && report->already_milled;
+    };
+    REQUIRE(milled());
+    const std::string index = made.source + "/model.safetensors.index.json";
+    const std::string before = get_file(index);
+    auto json = nlohmann::ordered_json::parse(before);
+    json["metadata"]["note"] = "another";
+    put_file(index, json.dump());
+    CHECK_FALSE(milled());
+    put_file(index, before);
+    REQUIRE(milled());
+    std::string body = made.manifest();
+    body.resize(body.find(",\n \"manifest_sha256\""));
+    const std::string algorithm = "\"algorithm\":\"int8-absmax/1\"";
+    body.replace(body.find(algorithm), algorithm.size(), "\"algorithm\":\"int8-absmax/0\"");
+    put_file(made.out + "/manifest.json",
+             body + ",\n \"manifest_sha256\": \"" + bitmill::hex_text(bitmill::sha256::of(body)) + "\"}\n");
+    CHECK(bitmill::validate(made.out));
+    CHECK_FALSE(milled());
+}
+
+TEST_CASE("manifest: what a kill after the swap left goes when the folder is found whole") {
+    const milled_folder made;
+    put_file(made.out + "/.bitmill-partial", "");
+    put_file(made.out + ".bitmill-partial/.bitmill-partial", "");
+    put_file(made.out + ".bitmill-partial/model.safetensors", "half");
+    const auto report = bitmill::quantize(made.source, made.out, {});
+    REQUIRE_MESSAGE(report, report.error().text());
+    CHECK(report->already_milled);
+    CHECK_FALSE(std::filesystem::exists(made.out + "/.bitmill-partial"));
+    CHECK(entries_of(made.temp.path()) == std::vector<std::string>{"model", "out"});
+}
+
+TEST_CASE("manifest: without all residual planes a folder is valid, of level int4, and with some it is not") {
+    mill_options planes;
+    planes.format = bitmill::format::bitmill;
+    const milled_folder made(planes, true);
+    const std::string first = made.out + "/model-00001-of-00002.int8.safetensors";
+    const std::string second = made.out + "/model-00002-of-00002.int8.safetensors";
+    REQUIRE(bitmill::validate(made.out).value().residuals_missing == 0);
+    const std::string bytes = get_file(first);
+    std::filesystem::remove(first);
+    const auto some = bitmill::validate(made.out);
+    REQUIRE(!some);
+    CHECK(some.error().code == error_code::refused);
+    CHECK(some.error().file == first);
+    for (const auto level : {std::optional<scheme_type>(), std::optional(scheme_type::int8)}) {
+        const auto mixed = bitmill::dequantize(made.out, made.temp / "back", std::nullopt, {}, level);
+        REQUIRE(!mixed);
+        CHECK(mixed.error().code == error_code::bad_input);
+        CHECK(mixed.error().file == first);
+    }
+    CHECK(bitmill::dequantize(made.out, made.temp / "back", std::nullopt, {}, scheme_type::int4));
+    std::filesystem::remove(second);
+    const auto none = bitmill::validate(made.out);
+    REQUIRE_MESSAGE(none, none.error().text());
+    CHECK(none->residuals_missing == 2);
+    CHECK(bitmill::verify(made.source, made.out).value().residuals_missing == 2);
+    put_file(first, bytes);
+    put_file(second, bytes);
+    CHECK_FALSE(bitmill::validate(made.out));
+}
+
+TEST_CASE("manifest: two tensors, or two files, of one name are refused before anything is written") {
+    const temp_folder temp;
+    mill_options planes;
+    planes.format = bitmill::format::bitmill;
+    auto tensors = bert_tensors();
+    const std::string taken = "encoder.layer.0.attention.self.query.weight_residual";
+    tensors.push_back(make_tensor(taken, dtype::u8, {4}, 20));
+    put_model(temp / "a", tensors);
+    const auto twice = bitmill::quantize(temp / "a", temp / "out", planes);
+    REQUIRE(!twice);
+    CHECK(twice.error().code == error_code::bad_input);
+    CHECK(twice.error().tensor == taken);
+    CHECK(entries_of(temp.path()) == std::vector<std::string>{"a"});
+}
+
+TEST_CASE("manifest: hostile manifests with a right hash of their own cost little") {
+    const milled_folder made;
+    const std::string good = made.manifest();
+    const auto validated = [&](std::string body) {
+        put_file(made.out + "/manifest.json", body + ",\n \"manifest_sha256\": \"" +
+                                                  bitmill::hex_text(bitmill::sha256::of(body)) + "\"}\n");
+        return bitmill::validate(made.out);
+    };
+    std::string body = good.substr(0, good.find(",\n \"manifest_sha256\""));
+    std::string zeros = ",\n \"q\": [0";
+    for (int i = 0; i < 200000; ++i) zeros += ",0";
+    CHECK(validated(body + zeros + "]").error().code == error_code::refused);
+    const std::string entry = body.substr(body.rfind("{\"name\":\"config.json\""));
+    const std::string one = entry.substr(0, entry.find('}') + 1);
+    body.insert(body.rfind(one), one + ",");
+    const auto twice = validated(body);
+    REQUIRE(!twice);
+    CHECK(holds(twice.error().text(), "twice"));
+    for (const auto& [from, to] :
+         std::vector<std::pair<std::string, std::string>>{{"\"bytes\":", "\"bytes\":\"x\",\"b\":"},
+                                                          {"\"files\":", "\"f\":"},
+                                                          {"\"hash\":\"plain\"", "\"hash\":5"}}) {
+        std::string odd = good.substr(0, good.find(",\n \"manifest_sha256\""));
+        odd.replace(odd.rfind(from), from.size(), to);
+        const auto bad = validated(odd);
+        if (!bad) CHECK(bad.error().text().find("json.exception") == std::string::npos);
+        CHECK(!bad);
+    }
+}

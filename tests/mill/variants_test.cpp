@@ -153,3 +153,42 @@ TEST_CASE("variants: a plan alone writes nothing") {
     CHECK(report->variants[0].bytes > report->variants[1].bytes);
     CHECK(read_folder(m.path) == before);
 }
+
+TEST_CASE("variants: a folder within the model is none of the model's files afterwards") {
+    const model_folder m;
+    REQUIRE(quantize_both(m.path, m.path + "/small", {}));
+    const auto again = quantize_both(m.path, m.path + "/small", {});
+    REQUIRE_MESSAGE(again, again.error().text());
+    for (const auto& one : again->variants) CHECK(one.already_milled);
+    CHECK(bitmill::verify(m.path, m.path + "/small/int8"));
+}
+
+TEST_CASE("variants: what is not bitmill's stays, and is found before anything is milled") {
+    const model_folder m;
+    const auto refused = [&](const char* name) {
+        const auto before = read_folder(m.path);
+        const auto done = quantize_both(m.path, "", {});
+        REQUIRE(!done);
+        CHECK(done.error().code == error_code::invalid_argument);
+        CHECK(done.error().file.find(name) != std::string::npos);
+        CHECK(read_folder(m.path) == before);
+        CHECK_FALSE(std::filesystem::exists(m.path + "/int8/manifest.json"));
+    };
+    for (const char* content :
+         {"{\"mine\": 1}", "[1]", "no JSON", "{\"version\": \"1.0\", \"is_quantized\": true}"}) {
+        put_file(m.path + "/metadata.json", content);
+        refused("metadata.json");
+    }
+    bitmill::mill_options force;
+    force.force = true;
+    REQUIRE(quantize_both(m.path, "", force));
+    CHECK(m.metadata().contains("created_at"));
+    std::filesystem::remove_all(m.path + "/int8");
+    std::filesystem::remove_all(m.path + "/int4");
+    put_file(m.path + "/int4/notes.txt", "mine");
+    refused("int4");
+    const auto lone = quantize_both(m.path + "/model.safetensors", m.temp / "lone", {});
+    CHECK(lone);
+    std::filesystem::remove(m.path + "/config.json");
+    CHECK(quantize_both(m.path + "/model.safetensors", "", {}).error().code == error_code::invalid_argument);
+}

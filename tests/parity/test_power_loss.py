@@ -185,12 +185,14 @@ def test_a_journal_never_runs_ahead_of_its_files(name, record):
     assert all(whole for whole, _ in found) and resumed > RESUMED // 4
 
 
-def test_the_check_of_the_journal_sees_a_missing_fsync(record):
+def test_a_disk_that_lies_about_fsync_costs_work_and_nothing_else(record):
+    """What the journal names is read back, so that not even this leaves wrong bytes."""
     careless = record("noted").without_syncs_of(lambda disk, node: not isinstance(node, Folder))
     found = [reopen(careless, state) for state in resumable_states(careless, 200)]
     torn = sum(not whole for whole, _ in found)
-    print(f"without fsync of files: 200 states with a journal, {torn} torn")
-    assert torn > 0
+    resumed = sum(resumed for _, resumed in found)
+    print(f"without fsync of files: 200 states with a journal, {resumed} resumed, {torn} torn")
+    assert torn == 0 and resumed < 200
 
 
 @pytest.mark.parametrize("part", ["files", "folders", "parent"])

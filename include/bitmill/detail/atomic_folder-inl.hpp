@@ -88,6 +88,19 @@ BITMILL_INLINE result<atomic_folder> atomic_folder::create(const std::string& ou
     return made;
 }
 
+BITMILL_INLINE result<void> atomic_folder::tidy(const std::string& out, const std::string& source_root) {
+    const auto marked = detail::is_there(out + "/" + detail::partial_marker);
+    if (!marked) return marked.error();
+    const auto left = detail::is_there(out + detail::partial_suffix + "/" + detail::partial_marker);
+    if (!left) return left.error();
+    if (!*marked && !*left) return {};
+    const auto held = create(out, source_root, true);
+    if (!held) return {};
+    if (*marked && ::unlink((out + "/" + detail::partial_marker).c_str()) != 0)
+        return detail::os_error(errno, "cannot delete", out + "/" + detail::partial_marker);
+    return {};
+}
+
 BITMILL_INLINE result<void> atomic_folder::check_out(const std::string& source_root) const {
     const auto refuse = [&](std::string message) {
         return detail::make_error(error_code::invalid_argument, std::move(message), out_);

@@ -223,8 +223,8 @@ inline result<mill_report> dequantize(const std::string& path, const std::string
         if (auto done = files.create(*folder); !done) return done.error();
         if (auto done = work.write(files); !done) return done.error();
         if (auto done = files.finish(*folder); !done) return done.error();
-        auto others = put_other_files(*model, {}, plain_config(model->config_text(), type), &*folder, options,
-                                      work.now());
+        auto others =
+            put_other_files(*model, plain_config(model->config_text(), type), &*folder, options, work.now());
         if (!others) return others.error();
         if (auto done = commit(*folder, {}, options, work.now()); !done) return done.error();
     }

@@ -3,6 +3,7 @@
 #include <bitmill/io/file.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
@@ -234,9 +235,10 @@ BITMILL_INLINE result<void> write_file(const std::string& path, std::string_view
 BITMILL_INLINE result<void> replace_file(const std::string& path, std::string_view bytes) {
     const std::filesystem::path whole(path);
     const std::string folder = whole.has_parent_path() ? whole.parent_path().string() : ".";
-    // Hidden, so that it never counts as a file of the model; one a process, so that none writes into another's.
-    const std::string partial =
-        folder + "/." + whole.filename().string() + "." + std::to_string(::getpid()) + ".bitmill-partial";
+    // Hidden, so that it never counts as a file of the model; one a call, so that none writes into another's.
+    static std::atomic<unsigned> calls{0};
+    const std::string partial = folder + "/." + whole.filename().string() + "." + std::to_string(::getpid()) +
+                                "-" + std::to_string(calls++) + ".bitmill-partial";
     ::unlink(partial.c_str());  // of a killed process that had our number
     auto written = write_file(partial, bytes);
     if (written && ::rename(partial.c_str(), path.c_str()) != 0)

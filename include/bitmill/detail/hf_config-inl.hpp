@@ -180,10 +180,15 @@ inline ordered_json bitmill_config(const mill_plan& plan) {
     ordered_json levels = ordered_json::array();
     if (plan.base.planes) levels.push_back("int4");
     levels.push_back(facts(plan.base.type).name);
+    const auto planes = std::count_if(plan.tensors.begin(), plan.tensors.end(), [](const planned_tensor& t) {
+        return std::any_of(t.parts.begin(), t.parts.end(),
+                           [](const auto& part) { return part.what == output_part::kind::residual; });
+    });
     return json_object({{"quant_method", "bitmill"},
                         {"version", 1},
                         {"levels", std::move(levels)},
-                        {"group_size", plan.base.group_size}});
+                        {"group_size", plan.base.group_size},
+                        {"residual_planes", planes}});
 }
 
 // The dtype that config.json gives, "float32" where it gives none. `dtype` replaced `torch_dtype` in transformers 5.

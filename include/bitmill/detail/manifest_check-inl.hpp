@@ -23,8 +23,13 @@ inline error refused(std::string message, const std::string& file, const std::st
 }
 
 inline result<manifest> read_manifest(const std::string& folder) {
-    // A tensor takes about 500 bytes; a million of them is the most that a file may hold.
-    constexpr std::uint64_t limit = std::uint64_t{1} << 30;
+    constexpr std::uint64_t limit = std::uint64_t{1} << 30;  // a tensor takes up to 1200 bytes
+    const auto there = is_there(folder + "/" + manifest_name);
+    if (!there) return there.error();
+    if (!*there)
+        return error{.code = error_code::io,
+                     .message = "there is no manifest.json: this is not a folder that bitmill wrote",
+                     .file = folder};
     auto file = input_file::open_beneath(folder, manifest_name);
     if (!file) return file.error();
     auto text = read_text(*file, limit);
@@ -37,11 +42,17 @@ inline result<manifest> read_manifest(const std::string& folder) {
     if (out.text != body + std::string(manifest_tail) + out.own_hash + "\"}\n")
         return damaged("was changed: the hash at its end is not that of its text");
     if (auto checked = check_json(out.text, 16, false, file->path()); !checked) return checked.error();
+    // A document costs some 64 bytes a value; a manifest has one for every 30 bytes.
+    if (static_cast<std::uint64_t>(std::count(out.text.begin(), out.text.end(), ',')) >
+        out.text.size() / 16 + 1000)
+        return damaged("is no manifest: it holds more values than one of its size has");
     out.json = ordered_json::parse(out.text);
     if (out.json.at("bitmill_manifest") != manifest_format)
         return error{.code = error_code::unsupported,
                      .message = "was written by bitmill " + out.json.at("version").get<std::string>() +
-                                "; use that version",
+                                " in manifest format " + out.json.at("bitmill_manifest").dump() +
+                                ", this is " + BITMILL_VERSION_TEXT + " and knows " +
+                                std::to_string(manifest_format) + "; use that version",
                      .file = file->path()};
     return out;
 }
@@ -111,7 +122,17 @@ private:
     const work_options& options_;
 };
 
+// Is this the file of the residual planes beside another that is listed?
+inline bool is_residual(const manifest& stated, const std::string& name) {
+    const auto& files = stated.json.at("files");
+    return std::any_of(files.begin(), files.end(), [&](const auto& one) {
+        return one.at("hash") == "tensors" &&
+               residual_name(one.at("name").template get<std::string>()) == name;
+    });
+}
+
 struct checked_files {
+    std::uint64_t residuals_missing = 0;  // files of residual planes: all of them, which leaves level int4
     std::uint64_t files = 0;
     std::uint64_t bytes = 0;
 };
@@ -126,11 +147,22 @@ inline result<checked_files> check_files(const std::string& model, const manifes
     checked_files checked;
     file_checker checker(model, options);
     std::set<std::string> weights_listed;
+    std::set<std::string> names;
+    std::uint64_t residuals = 0;  // files of residual planes that are there
+    std::string missing;          // the first that is not
     for (const auto& entry : stated.json.at("files")) {
         const auto name = entry.at("name").get<std::string>();
         const std::string path = model + "/" + name;
         auto file = input_file::open_beneath(model, name);
+        if (!names.insert(name).second)
+            return refused("lists " + name + " twice", model + "/" + manifest_name);
+        if (!file && is_residual(stated, name)) {
+            if (missing.empty()) missing = path;
+            ++checked.residuals_missing;
+            continue;
+        }
         if (!file) return refused("is listed in the manifest, but: " + file.error().message, path);
+        residuals += is_residual(stated, name) ? 1u : 0u;
         if (file->size() != entry.at("bytes").get<std::uint64_t>())
             return refused("has " + std::to_string(file->size()) + " bytes, the manifest says " +
                                std::to_string(entry.at("bytes").get<std::uint64_t>()),
@@ -142,8 +174,11 @@ inline result<checked_files> check_files(const std::string& model, const manifes
             auto weights = weight_file::open(std::move(*file));
             if (!weights) return refused("was changed: " + weights.error().text(), path);
             found = checker.weights(*weights, pieces[name]);
-        } else {
+        } else if (entry.at("hash") == "plain") {
             found = checker.plain(name);
+        } else {
+            return refused("names a hash of " + name + " that this version does not know",
+                           model + "/" + manifest_name);
         }
         if (!found) return found.error();
         if (hex_text(*found) != entry.at("sha256").get<std::string>())
@@ -151,6 +186,9 @@ inline result<checked_files> check_files(const std::string& model, const manifes
         ++checked.files;
         checked.bytes += bytes;
     }
+    if (checked.residuals_missing != 0 && residuals != 0)
+        return refused("is missing, while other residual files are there: copy it back, or delete them all",
+                       missing);
     // What a reader of the folder would load is what was checked, and not weights put beside it.
     const auto opened = checkpoint::open(model);
     if (!opened) return opened.error();
@@ -168,22 +206,42 @@ inline std::map<std::string, const ordered_json*> records_by_name(const ordered_
     return out;
 }
 
-// Does `out` hold what this call would write? The same version and request, a source of the same bytes, and every
-// byte that was written still there. What cannot be read there is not it.
-inline result<bool> holds_already(const checkpoint& model, const std::string& out,
-                                  const mill_options& options) {
-    // The difference is that of the folder, not of memory or the user's patience.
-    const auto stops = [](const error& what) {
-        return what.code == error_code::out_of_memory || what.code == error_code::cancelled;
-    };
-    const auto stated = read_manifest(out);
-    if (!stated && stops(stated.error())) return stated.error();
-    if (!stated || stated->json.at("version") != BITMILL_VERSION_TEXT) return false;
+// What says nothing of the folder that was looked at, but of memory, disk or the user's patience.
+inline bool is_failure(const error& what) {
+    return what.code == error_code::out_of_memory || what.code == error_code::cancelled ||
+           what.code == error_code::io;
+}
+
+// Was the folder milled by this version, with this request?
+inline bool asks_the_same(const manifest& stated, const mill_options& options) {
     // As text, since a number read is not of the type that a number written was.
-    if (stated->json.at("request").dump() != ordered_json::parse(json_of(options).dump()).dump())
-        return false;
-    auto source = records_by_name(stated->json.at("source"));
-    auto copies = records_by_name(stated->json.at("files"));
+    return stated.json.at("version") == BITMILL_VERSION_TEXT &&
+           stated.json.at("request").dump() == ordered_json::parse(json_of(options).dump()).dump();
+}
+
+// Does the manifest speak of just these tensors, coded like this?
+inline bool has_plan(const manifest& stated, const mill_plan& plan) {
+    const auto& rows = stated.json.at("tensors");
+    if (rows.size() != plan.tensors.size()) return false;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        const planned_tensor& t = plan.tensors[i];
+        const auto& parts = rows[i].at("parts");
+        bool same = rows[i].at("name") == t.name && rows[i].at("algorithm") == algorithm_id(t) &&
+                    parts.size() == t.parts.size();
+        for (std::size_t p = 0; same && p < parts.size(); ++p) same = parts[p].at("name") == t.parts[p].name;
+        if (!same) return false;
+    }
+    return true;
+}
+
+// Does `out` hold what a plan would write? The same tensors and the same source, byte for byte, index and config.json
+// as they would be, and every byte that was written still there. `others`: records of index and config.json.
+inline result<bool> holds_already(const checkpoint& model, const mill_plan& plan,
+                                  const std::vector<file_record>& others, const std::string& out,
+                                  const manifest& stated, const mill_options& options) {
+    if (!has_plan(stated, plan)) return false;
+    auto source = records_by_name(stated.json.at("source"));
+    auto copies = records_by_name(stated.json.at("files"));
     const auto same = [](const ordered_json* record, std::uint64_t bytes) {
         return record != nullptr && record->at("bytes") == bytes;
     };
@@ -199,10 +257,11 @@ inline result<bool> holds_already(const checkpoint& model, const std::string& ou
         return false;
     for (std::size_t shard = 0; shard < model.shard_count(); ++shard)
         if (!same(source[model.shard_name(shard)], model.shard(shard).file().size())) return false;
-    std::size_t others = 0;
-    for (const auto& [name, record] : copies)
-        if (record->at("hash") == "plain" && name != index_name && name != "config.json") ++others;
-    if (others != model.side_files().size()) return false;
+    const auto plain = std::count_if(copies.begin(), copies.end(),
+                                     [](const auto& one) { return one.second->at("hash") == "plain"; });
+    if (static_cast<std::size_t>(plain) != others.size() + model.side_files().size()) return false;
+    for (const auto& one : others)
+        if (!same(copies[one.name], one.bytes) || !equals(copies[one.name], one.value)) return false;
     for (const auto& side : model.side_files())
         if (!same(copies[side.name], side.bytes)) return false;
     // Then every byte.
@@ -214,7 +273,7 @@ inline result<bool> holds_already(const checkpoint& model, const std::string& ou
         if (!equals(copies[side.name], *value)) return false;
     }
     std::map<std::string, std::uint64_t> pieces;
-    for (const auto& tensor : stated->json.at("tensors"))
+    for (const auto& tensor : stated.json.at("tensors"))
         pieces[tensor.at("name").get<std::string>()] = tensor.at("source").at("piece").get<std::uint64_t>();
     for (std::size_t shard = 0; shard < model.shard_count(); ++shard) {
         const auto value = file_checker(model.root(), options).weights(model.shard(shard), pieces);
@@ -222,9 +281,9 @@ inline result<bool> holds_already(const checkpoint& model, const std::string& ou
         if (!value) return value.error();
         if (!equals(source[model.shard_name(shard)], *value)) return false;
     }
-    const auto checked = check_files(out, *stated, options);
-    if (!checked && stops(checked.error())) return checked.error();
-    return static_cast<bool>(checked);
+    const auto checked = check_files(out, stated, options);
+    if (!checked && is_failure(checked.error())) return checked.error();
+    return checked && checked->residuals_missing == 0;
 }
 
 }  // namespace bitmill::detail

@@ -367,52 +367,56 @@ private:
         return put_parts(one, coded, files);
     }
 
-    // What a tile adds to each part of its tensor. Null bytes are those of a tile that was done before.
-    result<void> put_parts(const tile& one, const encoded_view& coded, weight_files& files) const {
+    // Where a tile's bytes go: visit(place, slot, offset in the part, bytes) -> result<void> for each part.
+    template <class Visit>
+    result<void> each_part(const tile& one, const Visit& visit) const {
         const planned_tensor& t = plan_.tensors[one.tensor];
-        if (!t.effective) return files.write(places_[one.tensor][0], one.first, coded.codes, one.count);
+        if (!t.effective) return visit(places_[one.tensor][0], 0, one.first, one.count);
         const encoded_sizes sizes = coded_bytes(t, one.count);
         const encoded_sizes before = coded_bytes(t, one.first);
-        const std::byte* third = coded.nested_scales;  // shared by whatever the third part is
+        const std::uint64_t begins[] = {before.codes, before.scales, third_part(before)};
+        const std::uint64_t counts[] = {sizes.codes, sizes.scales, third_part(sizes)};
         for (std::size_t p = 0; p < t.parts.size(); ++p) {
-            const auto& where = places_[one.tensor][p];
-            result<void> done;
+            if (t.parts[p].what == output_part::kind::constant) continue;
+            const std::size_t slot = slot_of(t.parts[p].what);
             // One scale of a whole tensor: every tile knows it, the first writes it.
-            const bool written = per_tensor(t) && one.first != 0;
-            const auto start = [&](std::uint64_t bytes) { return per_tensor(t) ? 0 : bytes; };
-            switch (slot_of(t.parts[p].what)) {
-                case 0:
-                    if (t.parts[p].what == output_part::kind::codes)
-                        done = files.write(where, before.codes, coded.codes, sizes.codes);
-                    break;
-                case 1:
-                    if (!written) done = files.write(where, start(before.scales), coded.scales, sizes.scales);
-                    break;
-                default:
-                    if (!written)
-                        done = files.write(where, start(third_part(before)), third, third_part(sizes));
-            }
+            const bool whole = slot != 0 && per_tensor(t);
+            if (whole && one.first != 0) continue;
+            auto done = visit(places_[one.tensor][p], slot, whole ? 0 : begins[slot], counts[slot]);
             if (!done) return done;
         }
         return {};
     }
 
+    result<void> put_parts(const tile& one, const encoded_view& coded, weight_files& files) const {
+        const std::byte* const bytes[] = {coded.codes, coded.scales, coded.nested_scales};
+        return each_part(one, [&](auto place, std::size_t slot, std::uint64_t offset, std::uint64_t count) {
+            return files.write(place, offset, bytes[slot], count);
+        });
+    }
+
     // Opens the journal where there is a folder, counts the tiles that it holds as done, and returns the others.
     result<std::vector<std::size_t>> take_up(journal& notes, weight_files& files,
                                              const atomic_folder* folder) {
-        std::vector<bool> done(tiles_.size());
+        std::vector<std::uint8_t> done(tiles_.size());
         if (folder != nullptr && !folder->key().empty()) {
-            auto opened = notes.open(*folder);
+            const auto opened = notes.open(*folder);
             if (!opened) return opened.error();
-            done = std::move(*opened);
+            std::copy(opened->begin(), opened->end(), done.begin());
+            if (folder->resumes())
+                if (auto checked = read_back(files, *folder, done); !checked) return checked.error();
         }
         std::vector<std::size_t> left;
         for (std::size_t at = 0; at < tiles_.size(); ++at) {
-            if (!done[at]) {
+            if (done[at] == 0) {
                 left.push_back(at);
                 continue;
             }
-            if (auto counted = put_parts(tiles_[at], {}, files); !counted) return counted.error();
+            auto counted =
+                each_part(tiles_[at], [&](auto place, std::size_t, std::uint64_t, std::uint64_t count) {
+                    return files.skip(place, count);
+                });
+            if (!counted) return counted.error();
             resumed_bytes_ += source_bytes(tiles_[at]);
         }
         runner_.skip(resumed_bytes_);
@@ -421,6 +425,48 @@ private:
                      "resumes: " + std::to_string(tiles_.size() - left.size()) + " of " +
                          std::to_string(tiles_.size()) + " tiles are done");
         return left;
+    }
+
+    // Which of the tiles that the journal holds lie in the files as it says: a disk can lose what it was told to keep.
+    result<void> read_back(const weight_files& files, const atomic_folder& folder,
+                           std::vector<std::uint8_t>& done) const {
+        std::vector<std::optional<input_file>> opened(files.file_count());
+        for (std::size_t file = 0; file < opened.size(); ++file) {
+            if (!files.exists(file)) continue;
+            auto one = input_file::open(folder.path_of(files.name_of(file)));
+            if (!one) return one.error();
+            opened[file].emplace(std::move(*one));
+        }
+        std::vector<tile> tiles;
+        std::vector<std::size_t> which;
+        std::uint64_t total = 0;
+        std::uint64_t largest = 0;
+        for (std::size_t at = 0; at < tiles_.size(); ++at) {
+            if (done[at] == 0) continue;
+            tiles.push_back(tiles_[at]);
+            which.push_back(at);
+            total += source_bytes(tiles_[at]);
+            const planned_tensor& t = plan_.tensors[tiles_[at].tensor];
+            largest =
+                std::max(largest, t.effective ? coded_bytes(t, tiles_[at].count).total() : tiles_[at].count);
+        }
+        tile_runner runner(options_, total);
+        return runner.run(
+            tiles, largest,
+            [&](std::size_t i, const tile& one, tile_buffers& buffers) {
+                return each_part(one,
+                                 [&](auto place, std::size_t slot, std::uint64_t offset,
+                                     std::uint64_t count) -> result<void> {
+                                     const std::span<std::byte> room(grow(buffers.source, count),
+                                                                     static_cast<std::size_t>(count));
+                                     auto read =
+                                         opened[place.file]->read_at(files.offset_of(place) + offset, room);
+                                     if (read && sha256::of(room) != records_[which[i]].parts[slot])
+                                         done[which[i]] = 0;
+                                     return read;
+                                 });
+            },
+            [&](const tile& one) { return source_bytes(one); });
     }
 
     result<void> sync(weight_files& files, std::span<const std::size_t> batch) const {
@@ -462,6 +508,22 @@ inline std::vector<std::string> find_warnings(const checkpoint& model, const mil
     return warnings;
 }
 
+// Tensors of which hardly anything is left, as of weights whose scales 16 bits cannot hold. 6 dB: an error of half of
+// what was there; int2 keeps 9 of a Gaussian.
+inline void warn_of_losses(mill_report& report) {
+    constexpr double least_db = 6;
+    std::size_t lost = 0;
+    std::string first;
+    for (const auto& row : report.tensors) {
+        if (!row.measured || row.error.sums().src2 == 0 || row.error.snr_db() >= least_db) continue;
+        if (lost++ == 0) first = row.name;
+    }
+    if (lost != 0)
+        report.warnings.push_back(std::to_string(lost) +
+                                  " tensors keep less than 6 dB of their weights, first " + first +
+                                  ": exclude them, or choose a format with F32 scales or more bits");
+}
+
 inline mill_report start_report(const checkpoint& model, const mill_plan& plan, const miller& mill) {
     const auto errors = mill.errors(&tile_record::error);
     const auto base_errors = mill.errors(&tile_record::base_error);
@@ -492,6 +554,7 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan, 
         if (facts(t.source_dtype).weight && t.tied_to.empty()) report.parameters += t.elements;
         report.tensors.push_back(std::move(row));
     }
+    warn_of_losses(report);
     return report;
 }
 
@@ -539,6 +602,8 @@ inline std::vector<file_record> weight_records(const weight_files& files,
 struct milled {
     mill_report report;
     std::string manifest;  // "" in a dry run
+    mill_plan plan;
+    std::vector<file_record> others;  // index and config.json, which a dry run knows
 };
 
 // Writes into `folder` and commits it; without one only the report and the manifest are made.
@@ -561,7 +626,9 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
         if (auto done = mill.write(files, folder); !done) return done.error();
     if (folder != nullptr)
         if (auto done = files.finish(*folder); !done) return done.error();
-    milled made{start_report(model, *plan, mill), {}};
+    const std::string index = files.index_text();
+    const std::string config = config_for(*plan, model.config_text());
+    milled made{start_report(model, *plan, mill), {}, {}, own_records(index, config)};
     made.report.source = path;
     made.report.output = out;
     made.report.dry_run = options.dry_run;
@@ -569,15 +636,18 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
     made.report.bytes = *bytes;
     made.report.residual_bytes = files.residual_bytes();
     made.report.side_bytes = side_file_bytes(model);
-    if (options.dry_run) return made;
+    if (options.dry_run) {
+        made.plan = std::move(*plan);
+        return made;
+    }
     const auto tensors = mill.tensor_records(files);
     auto source_files = source_records(model, *plan, options.memory, tensors);
     if (!source_files) return source_files.error();
     auto written = weight_records(files, tensors);
-    auto others = put_other_files(model, files.index_text(), config_for(*plan, model.config_text()), folder,
-                                  options, mill.now());
-    if (!others) return others.error();
-    written.insert(written.end(), others->begin(), others->end());
+    written.insert(written.end(), made.others.begin(), made.others.end());
+    auto sides = put_other_files(model, config, folder, options, mill.now());
+    if (!sides) return sides.error();
+    written.insert(written.end(), sides->begin(), sides->end());
     made.manifest = manifest_text({*plan, options, made.report, tensors, *source_files, written});
     if (folder != nullptr)
         if (auto done = commit(*folder, made.manifest, options, mill.now()); !done) return done.error();
@@ -585,49 +655,62 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
     return made;
 }
 
-// The report of a folder that is there already.
-inline result<mill_report> report_again(const checkpoint& model, const std::string& path,
-                                        const std::string& out, const mill_options& options,
-                                        const stopwatch& clock) {
+// The report where `out` holds already what this call would write.
+inline result<std::optional<mill_report>> find_milled(const checkpoint& model, const std::string& path,
+                                                      const std::string& out, const mill_options& options) {
+    const stopwatch clock;
+    if (options.force) return std::optional<mill_report>();
+    const auto there = is_there(out + "/" + manifest_name);
+    if (!there) return there.error();
+    if (!*there) return std::optional<mill_report>();
+    const auto stated = read_manifest(out);
+    if (!stated && is_failure(stated.error())) return stated.error();
+    if (!stated || !asks_the_same(*stated, options)) return std::optional<mill_report>();
     mill_options planned = options;
     planned.dry_run = true;
     auto made = mill_model(model, path, out, planned, nullptr);
     if (!made) return made.error();
+    const auto same =
+        guard(out, [&] { return holds_already(model, made->plan, made->others, out, *stated, options); });
+    if (!same && is_failure(same.error())) return same.error();
+    if (!same || !*same) return std::optional<mill_report>();
+    if (auto tidied = atomic_folder::tidy(out, model.root()); !tidied) return tidied.error();
     made->report.dry_run = false;
     made->report.already_milled = true;
     made->report.seconds = clock.seconds();
+    log_report(options, made->report);
+    return std::optional<mill_report>(std::move(made->report));
+}
+
+inline result<mill_report> mill_into(const checkpoint& model, const std::string& path, const std::string& out,
+                                     const mill_options& options) {
+    std::optional<atomic_folder> folder;
+    if (!options.dry_run) {
+        // Options that make no sense are refused before anything is made beside OUT.
+        if (auto plan = make_plan(model, options); !plan) return plan.error();
+        auto key = options.resume ? journal_key(model, options) : std::string();
+        if (!key) return key.error();
+        auto made = atomic_folder::create(out, model.root(), options.force, std::move(*key));
+        if (!made) return made.error();
+        folder.emplace(std::move(made).value());
+    }
+    auto made = mill_model(model, path, out, options, folder ? &*folder : nullptr);
+    if (!made) return made.error();
+    log_report(options, made->report);
     return std::move(made->report);
 }
 
 inline result<mill_report> quantize(const std::string& path, const std::string& out,
                                     const mill_options& options) {
-    const stopwatch clock;
     auto model = checkpoint::open(path);
     if (!model) return model.error();
-    std::optional<atomic_folder> folder;
     if (!options.dry_run) {
-        // Options that make no sense are refused before anything is made beside OUT.
         if (auto plan = make_plan(*model, options); !plan) return plan.error();
-        if (!options.force) {
-            const auto milled = guard(out, [&] { return holds_already(*model, out, options); });
-            // bad_input: a manifest of another making.
-            if (!milled && milled.error().code != error_code::bad_input) return milled.error();
-            if (milled && *milled) {
-                auto report = report_again(*model, path, out, options, clock);
-                if (report) log_report(options, *report);
-                return report;
-            }
-        }
-        auto key = options.resume ? journal_key(*model, options) : std::string();
-        if (!key) return key.error();
-        auto made = atomic_folder::create(out, model->root(), options.force, std::move(*key));
-        if (!made) return made.error();
-        folder.emplace(std::move(made).value());
+        auto already = find_milled(*model, path, out, options);
+        if (!already) return already.error();
+        if (*already) return std::move(**already);
     }
-    auto made = mill_model(*model, path, out, options, folder ? &*folder : nullptr);
-    if (!made) return made.error();
-    log_report(options, made->report);
-    return std::move(made->report);
+    return mill_into(*model, path, out, options);
 }
 
 }  // namespace detail

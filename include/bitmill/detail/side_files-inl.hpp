@@ -132,6 +132,7 @@ private:
             const bool wanted = entry.type == std::filesystem::file_type::regular ||
                                 entry.type == std::filesystem::file_type::symlink;
             if (!wanted || (depth == 0 && is_own_record(entry.name))) continue;
+            if (entry.name == "metadata.json" && holds_levels(inside)) continue;
             if (!in_module && is_weight_name(entry.name)) continue;
             if (auto added = add(name); !added) return added.error();
         }
@@ -161,6 +162,12 @@ private:
     // The mill writes config.json itself; the others are records about this folder, not about a copy.
     static bool is_own_record(std::string_view name) noexcept {
         return name == "config.json" || name == "manifest.json" || name == "metadata.json";
+    }
+    // What --to both wrote somewhere below.
+    static bool holds_levels(const std::vector<folder_entry>& inside) {
+        return std::any_of(inside.begin(), inside.end(), [](const folder_entry& e) {
+            return e.type == std::filesystem::file_type::directory && (e.name == "int8" || e.name == "int4");
+        });
     }
     static bool is_variant(const std::vector<folder_entry>& inside) {
         const auto holds = [&](auto test) { return std::any_of(inside.begin(), inside.end(), test); };

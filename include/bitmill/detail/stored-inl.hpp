@@ -82,12 +82,18 @@ private:
                          .file = path};
         out_.residuals.resize(model_.shard_count());
         const bool two_levels = is_list && levels->size() > 1;
+        if (const auto planes = config.find("residual_planes");
+            planes != config.end() && planes->is_number_unsigned())
+            residuals_expected_ = planes->get<std::size_t>();
         if (!two_levels || level_ == scheme_type::int4) return {};
         for (std::size_t shard = 0; shard < model_.shard_count(); ++shard) {
             const std::string name = residual_name(model_.shard_name(shard));
             const auto there = is_there(model_.root() + "/" + name);
             if (!there) return there.error();
-            if (!*there) continue;
+            if (!*there) {
+                if (missing_.empty()) missing_ = model_.root() + "/" + name;
+                continue;
+            }
             auto file = input_file::open_beneath(model_.root(), name);
             if (!file) return file.error();
             auto planes = weight_file::open(std::move(*file));
@@ -132,16 +138,24 @@ private:
         return {};
     }
 
-    // A plane that is left over belongs to other weights.
+    // All planes or none: a plane that is left over belongs to other weights, and with one that is missing some
+    // weights would be of another level than the rest.
     [[nodiscard]] result<void> check_residuals() const {
         std::size_t there = 0;
         for (const auto& file : out_.residuals) there += file ? file->size() : 0;
-        if (there == residuals_used_) return {};
+        if (there == residuals_used_ && (there == 0 || there == residuals_expected_)) return {};
+        if (there == residuals_used_)
+            return error{
+                .code = error_code::bad_input,
+                .message = std::to_string(there) + " of " + std::to_string(residuals_expected_) +
+                           " residual planes are there: copy the others back, or delete all residual "
+                           "files, which leaves level int4",
+                .file = missing_.empty() ? model_.root() : missing_};
         return error{.code = error_code::bad_input,
                      .message = "holds " + std::to_string(there) + " residual planes, of which " +
                                 std::to_string(residuals_used_) +
                                 " belong to weights of the folder: it is of another model",
-                     .file = model_.root() + "/" + residual_name(model_.shard_name(0))};
+                     .file = model_.root()};
     }
 
     template <class Body>
@@ -462,6 +476,8 @@ private:
     const checkpoint& model_;
     std::optional<scheme_type> level_;
     std::size_t residuals_used_ = 0;
+    std::size_t residuals_expected_ = 0;  // as config.json says
+    std::string missing_;                 // the first residual file that is not there
     stored_model out_;
     std::set<unsigned> bits_;
     std::map<std::string, std::string> owner_;  // stored tensor -> the weight that it belongs to

@@ -13,11 +13,40 @@ namespace detail {
 
 inline constexpr const char* metadata_name = "metadata.json";
 
-// The last part of the folder's real path: "." and links have names, too.
+// The last part of the folder's path ("." and links have names, too); in the cache of the Hugging Face hub
+// (models--ORG--NAME/snapshots/REV) ORG/NAME.
 inline std::string folder_name(const std::string& path) {
     std::error_code failed;
     const auto real = std::filesystem::canonical(path, failed);
-    return (failed ? std::filesystem::path(path) : real).filename().string();
+    const auto whole = failed ? std::filesystem::path(path) : real;
+    constexpr std::string_view prefix = "models--";
+    std::string cached = whole.parent_path().parent_path().filename().string();
+    if (whole.parent_path().filename() != "snapshots" || !cached.starts_with(prefix))
+        return whole.filename().string();
+    cached.erase(0, prefix.size());
+    if (const auto dashes = cached.find("--"); dashes != std::string::npos) cached.replace(dashes, 2, "/");
+    return cached;
+}
+
+// Is there a metadata.json that is to be replaced? Errors: invalid_argument for one that is not bitmill's.
+inline result<bool> find_metadata(const std::string& folder, bool force) {
+    const std::string path = folder + "/" + metadata_name;
+    const auto there = is_there(path);
+    if (!there || !*there) return there;
+    auto file = input_file::open_beneath(folder, metadata_name);
+    if (!file) return file.error();
+    const auto text = read_text(*file, std::uint64_t{1} << 20);
+    if (!text) return text.error();
+    // Deep nesting ends nlohmann's destructor; ours has none.
+    const bool plain = static_cast<bool>(check_json(*text, 4, false, path));
+    const auto record = plain ? ordered_json::parse(*text) : ordered_json();
+    const auto version = record.is_object() ? record.value("version", ordered_json()) : ordered_json();
+    if (force || (version.is_string() && version.get<std::string>().starts_with("hf_"))) return true;
+    return error{.code = error_code::invalid_argument,
+                 .message =
+                     "exists already and was not written by bitmill; move it away, choose another output, or "
+                     "replace it with --force",
+                 .file = path};
 }
 
 // Under any of the names that architectures have for it; of the text part where a model has several.
@@ -59,7 +88,7 @@ inline mill_options variant_options(const mill_options& options, scheme_type lev
     mill_options out = options;
     out.to = level;
     const bool by_group = options.granularity == granularity::group;
-    if (level == scheme_type::int8 && by_group) {
+    if (level == scheme_type::int8 && by_group && options.format != format::bitmill) {
         out.granularity.reset();
         out.group_size = 0;
     }
@@ -78,10 +107,34 @@ inline result<repository_report> quantize_both(const std::string& path, const st
     repository_report report;
     report.source = path;
     report.output = out.empty() ? model->root() : out;
-    // Both plans stand before anything is made.
+    if (out.empty() && model->config_text().empty())
+        return error{.code = error_code::invalid_argument,
+                     .message =
+                         "is no model's folder that variants could be put into (it has no config.json); give "
+                         "--output (-o)",
+                     .file = report.output};
+    // What would be refused is, before anything is made.
     const scheme_type levels[] = {scheme_type::int8, scheme_type::int4};
-    for (const auto level : levels)
-        if (auto plan = make_plan(*model, variant_options(options, level)); !plan) return plan.error();
+    std::vector<std::optional<mill_report>> found;
+    for (const auto level : levels) {
+        const mill_options one = variant_options(options, level);
+        if (auto plan = make_plan(*model, one); !plan) return plan.error();
+        const std::string place = report.output + "/" + facts(level).name;
+        auto already = options.dry_run ? result<std::optional<mill_report>>(std::nullopt)
+                                       : find_milled(*model, path, place, one);
+        if (!already) return already.error();
+        const auto there = is_there(place);
+        if (!there) return there.error();
+        if (*there && !*already && !options.force && !options.dry_run)
+            return error{.code = error_code::invalid_argument,
+                         .message =
+                             "exists already and is not what would be written; choose another output, or "
+                             "replace it with --force",
+                         .file = place};
+        found.push_back(std::move(*already));
+    }
+    const auto described = find_metadata(report.output, options.force || options.dry_run);
+    if (!described) return described.error();
     bool made_folder = false;
     if (!options.dry_run) {
         std::error_code failed;
@@ -89,9 +142,11 @@ inline result<repository_report> quantize_both(const std::string& path, const st
         if (failed) return os_error(failed.value(), "cannot make the folder", report.output);
     }
     bool milled = false;
-    for (const auto level : levels) {
-        auto one =
-            detail::quantize(path, report.output + "/" + facts(level).name, variant_options(options, level));
+    for (std::size_t i = 0; i < found.size(); ++i) {
+        const auto level = levels[i];
+        auto one = found[i] ? result<mill_report>(std::move(*found[i]))
+                            : detail::mill_into(*model, path, report.output + "/" + facts(level).name,
+                                                variant_options(options, level));
         if (!one) {
             std::error_code in_use;  // it stays where it holds something
             if (made_folder) fs::remove(report.output, in_use);
@@ -100,8 +155,6 @@ inline result<repository_report> quantize_both(const std::string& path, const st
         milled = milled || !one->already_milled;
         report.variants.push_back(std::move(*one));
     }
-    const auto described = is_there(report.output + "/" + metadata_name);
-    if (!described) return described.error();
     if (!options.dry_run && (milled || !*described)) {
         const std::string text = metadata_text(*model, std::chrono::system_clock::now());
         if (auto done = replace_file(report.output + "/" + metadata_name, text); !done) return done.error();

@@ -27,10 +27,31 @@ inline error first_difference(const manifest& stated, const std::string& derived
             return refused("the source's tensor is not the one that was milled", path, name);
         return refused("the source gives other bytes than the manifest says", path, name);
     }
-    for (const char* key : {"source", "files", "request"})
-        if (stated.json.at(key) != now.at(key))
-            return refused(std::string("the source gives another list of ") + key, path);
+    for (const char* key : {"source", "files"}) {
+        const auto& was = stated.json.at(key);
+        const auto& is = now.at(key);
+        for (std::size_t i = 0; i < std::max(was.size(), is.size()); ++i)
+            if (i >= was.size() || i >= is.size() || was[i] != is[i])
+                return refused(
+                    std::string(key == std::string_view("source") ? "the source has" : "the source gives") +
+                        " another file " + (i < is.size() ? is : was)[i].value("name", "") +
+                        " than the one that the manifest lists",
+                    path);
+    }
     return refused("the source gives another manifest", path);
+}
+
+// As guard; what nlohmann says of a field that is missing or of another type is no help.
+template <class Body>
+auto guard_manifest(const std::string& model, const Body& body) -> decltype(body()) {
+    const std::string path = model + "/" + manifest_name;
+    return guard(path, [&]() -> decltype(body()) {
+        try {
+            return body();
+        } catch (const nlohmann::json::exception&) {
+            return refused("is no manifest that bitmill wrote: a field is missing or of another type", path);
+        }
+    });
 }
 
 inline verify_report report_of(const std::string& model, const manifest& stated, const checked_files& checked,
@@ -41,6 +62,7 @@ inline verify_report report_of(const std::string& model, const manifest& stated,
     report.tensors = stated.json.at("tensors").size();
     report.files = checked.files;
     report.bytes = checked.bytes;
+    report.residuals_missing = checked.residuals_missing;
     report.seconds = clock.seconds();
     return report;
 }
@@ -55,12 +77,13 @@ BITMILL_INLINE std::string verify_report::json(int indent) const {
                                     {"files", files},
                                     {"tensors", tensors},
                                     {"bytes", bytes},
+                                    {"residuals_missing", residuals_missing},
                                     {"seconds", seconds}}));
     return out.dump(indent, ' ', false, detail::ordered_json::error_handler_t::replace);
 }
 
 BITMILL_INLINE result<verify_report> validate(const std::string& model, const work_options& options) {
-    return detail::guard(model + "/" + detail::manifest_name, [&]() -> result<verify_report> {
+    return detail::guard_manifest(model, [&]() -> result<verify_report> {
         const detail::stopwatch clock;
         const auto stated = detail::read_manifest(model);
         if (!stated) return stated.error();
@@ -72,7 +95,7 @@ BITMILL_INLINE result<verify_report> validate(const std::string& model, const wo
 
 BITMILL_INLINE result<verify_report> verify(const std::string& source, const std::string& model,
                                             const work_options& options) {
-    return detail::guard(model + "/" + detail::manifest_name, [&]() -> result<verify_report> {
+    return detail::guard_manifest(model, [&]() -> result<verify_report> {
         const detail::stopwatch clock;
         const auto stated = detail::read_manifest(model);
         if (!stated) return stated.error();

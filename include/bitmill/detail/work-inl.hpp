@@ -110,6 +110,13 @@ public:
     // Exact size of all files together. Errors: two tensors of one name.
     [[nodiscard]] result<std::uint64_t> file_bytes() const {
         if (collision_.code != error_code::ok) return collision_;
+        std::set<std::string> files;
+        for (std::size_t file = 0; file < specs_.size(); ++file)
+            if (exists(file) && !files.insert(name_of(file)).second)
+                return error{.code = error_code::bad_input,
+                             .message = "two weight files of the output would be called " + name_of(file) +
+                                        "; rename one of the source's",
+                             .file = model_.root()};
         std::uint64_t sum = 0;
         for (std::size_t file = 0; file < specs_.size(); ++file) {
             const auto bytes = bytes_of(file);
@@ -141,15 +148,20 @@ public:
         return {};
     }
 
-    // Nothing where create() was not called: then the bytes are only wanted for their digests. Bytes that lie there
-    // already are null.
+    // Nothing where create() was not called: then the bytes are only wanted for their digests.
     result<void> write(place where, std::uint64_t offset, const std::byte* bytes, std::uint64_t count) {
         if (writers_.empty()) return {};
-        if (bytes == nullptr) {
-            writers_[where.file]->skip(where.spec, count);
-            return {};
-        }
         return writers_[where.file]->write(where.spec, offset, {bytes, static_cast<std::size_t>(count)});
+    }
+
+    // Counts bytes that lie there already.
+    result<void> skip(place where, std::uint64_t count) {
+        writers_[where.file]->skip(where.spec, count);
+        return {};
+    }
+    // Of a part's first byte, in its file.
+    [[nodiscard]] std::uint64_t offset_of(place where) const {
+        return writers_[where.file]->offset(where.spec);
     }
 
     // Brings what was written into a file to disk.
@@ -203,12 +215,11 @@ private:
         return folder.keep_only(names);
     }
     place add_to(std::size_t file, tensor_spec spec) {
-        const bool listed = file < model_.shard_count();
-        const bool fresh = listed ? weight_map_.emplace(spec.name, name_of(file)).second : true;
-        if (!fresh && collision_.code == error_code::ok) {
+        if (file < model_.shard_count()) weight_map_.emplace(spec.name, name_of(file));
+        if (!names_.insert(spec.name).second && collision_.code == error_code::ok) {
             collision_ = {.code = error_code::bad_input,
                           .message = "two tensors of the output would have this name; exclude one of them",
-                          .file = model_.shard(file).file().path(),
+                          .file = model_.shard(file % model_.shard_count()).file().path(),
                           .tensor = spec.name};
         }
         specs_[file].push_back(std::move(spec));
@@ -227,6 +238,7 @@ private:
     std::vector<std::vector<tensor_spec>> specs_;
     std::vector<std::optional<safetensors_writer>> writers_;
     std::map<std::string, std::string> weight_map_;
+    std::set<std::string> names_;  // of the tensors of all files
     error collision_;
     std::uint64_t tensor_bytes_ = 0;
 };
@@ -281,14 +293,19 @@ inline result<digest> copy_side_file(const checkpoint& model, const std::string&
     return value;
 }
 
-// Everything of the output that is not weights: written where there is a folder, and recorded.
-inline result<std::vector<file_record>> put_other_files(const checkpoint& model, const std::string& index,
-                                                        const std::string& config,
-                                                        const atomic_folder* folder,
-                                                        const work_options& options, const progress& now) {
+// The files that the mill itself thinks out; index "" for none.
+inline std::vector<file_record> own_records(const std::string& index, const std::string& config) {
     std::vector<file_record> out;
     if (!index.empty()) out.push_back({index_name, index.size(), sha256::of(index), false});
     out.push_back({"config.json", config.size(), sha256::of(config), false});
+    return out;
+}
+
+// config.json and what comes along from the model: written where there is a folder; the latter is recorded.
+inline result<std::vector<file_record>> put_other_files(const checkpoint& model, const std::string& config,
+                                                        const atomic_folder* folder,
+                                                        const work_options& options, const progress& now) {
+    std::vector<file_record> out;
     if (folder != nullptr)
         if (auto done = write_file(folder->path_of("config.json"), config); !done) return done.error();
     for (const auto& side : model.side_files()) {

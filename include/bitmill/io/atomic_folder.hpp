@@ -21,6 +21,10 @@ public:
     [[nodiscard]] static result<atomic_folder> create(const std::string& out, const std::string& source_root,
                                                       bool force, std::string key = {});
 
+    // Of an OUT that is finished and stays: takes away what killed runs left in it and beside it. Where another
+    // process is at work there, it does nothing.
+    [[nodiscard]] static result<void> tidy(const std::string& out, const std::string& source_root);
+
     atomic_folder(atomic_folder&& other) noexcept;
     atomic_folder& operator=(atomic_folder&& other) noexcept;
     atomic_folder(const atomic_folder&) = delete;

@@ -17,6 +17,8 @@ struct verify_report {
     std::uint64_t files = 0;
     std::uint64_t tensors = 0;  // of the source
     std::uint64_t bytes = 0;    // of the files whose hashes were compared
+    // Format bitmill: files of residual planes that the manifest lists and that are all gone, which leaves level int4.
+    std::uint64_t residuals_missing = 0;
     double seconds = 0;
 
     // One JSON object with the fields above. indent < 0: one line.
@@ -24,7 +26,8 @@ struct verify_report {
 };
 
 // Whether every file that the manifest lists, and the manifest itself, is byte for byte what the mill wrote. Files
-// that it does not list (another variant, a README edited beside it) are not looked at.
+// that it does not list (another variant, a README put beside it) are not looked at; those of the residual planes may
+// be missing, all together.
 // Errors: refused (names the file, and the tensor where one is meant), io where there is no manifest, bad_input where
 // it was never one, unsupported for a manifest of a later version. options: threads, memory_limit, run, memory, on_progress.
 [[nodiscard]] result<verify_report> validate(const std::string& model, const work_options& options = {});
