@@ -15,8 +15,8 @@ namespace bitmill {
 class atomic_folder {
 public:
     // Makes the partial folder and locks it against other processes (io if one holds it). What a killed run
-    // left there is deleted, unless it began a journal with `key` (not ""): then it stays. source_root, "" for none, is the model that is being read: OUT may lie in it
-    // but must not be it or hold it. An OUT that exists is invalid_argument unless `force`; with force
+    // left there is deleted, unless it began a journal with `key` (not ""): then it stays. source_root, "" for none,
+    // is the model that is being read: OUT may lie in it but must not be it or hold it. An OUT that exists is invalid_argument unless `force`; with force
     // it is replaced only if it is empty or looks like a model (config.json and *.safetensors).
     [[nodiscard]] static result<atomic_folder> create(const std::string& out, const std::string& source_root,
                                                       bool force, std::string key = {});

@@ -29,8 +29,8 @@ class checkpoint {
 public:
     // `path` is a Hugging Face folder, which holds, in the order transformers looks for them, model.safetensors, or
     // model.safetensors.index.json and its shards, or pytorch_model.bin, or pytorch_model.bin.index.json and its
-    // shards, or else exactly one *.safetensors; or `path` is one .safetensors, .bin, .pt or .pth file. Opens every shard and checks that index and shards say the same.
-    // bad_input names file, tensor, byte and rule; unsupported where the weights are in another container.
+    // shards, or else exactly one *.safetensors; or `path` is one .safetensors, .bin, .pt or .pth file. Opens
+    // every shard and checks that index and shards say the same. bad_input names file, tensor, byte and rule; unsupported where the weights are in another container.
     [[nodiscard]] static result<checkpoint> open(const std::string& path);
 
     [[nodiscard]] const std::string& root() const noexcept { return root_; }  // the folder

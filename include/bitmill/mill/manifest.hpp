@@ -29,7 +29,8 @@ struct verify_report {
 // that it does not list (another variant, a README put beside it) are not looked at; those of the residual planes may
 // be missing, all together.
 // Errors: refused (names the file, and the tensor where one is meant), io where there is no manifest, bad_input where
-// it was never one, unsupported for a manifest of a later version. options: threads, memory_limit, run, memory, on_progress.
+// it was never one, unsupported for a manifest of a later version. options: threads, memory_limit, run, memory,
+// on_progress.
 [[nodiscard]] result<verify_report> validate(const std::string& model, const work_options& options = {});
 
 // Mills `source` once more as the manifest says, writing nothing, and compares every hash; then validates `model`.

@@ -17,8 +17,8 @@
 namespace bitmill {
 
 // Container and conventions of the output. `automatic`: plain for fp32, fp16 and bf16, compressed_tensors for
-// int8 and int4, bitsandbytes for nf4 and fp4, bitmill for int2. `bitmill` is our own: int8 lies in it as two planes, so that one folder
-// holds the levels int8 and int4, and embeddings are coded, too.
+// int8 and int4, bitsandbytes for nf4 and fp4, bitmill for int2. `bitmill` is our own: int8 lies in it as two planes,
+// so that one folder holds the levels int8 and int4, and embeddings are coded, too.
 enum class format : std::uint8_t {
     automatic,
     plain,
@@ -115,7 +115,7 @@ struct mill_options : work_options {
     std::uint64_t journal_bytes = std::uint64_t{256} << 20;
 };
 
-// System B's three settings: bit_depth 8 = int8 per tensor, 16 = fp16, 32 = copy and prune only;
+// The three settings of the ModelQuantizer in Python: bit_depth 8 = int8 per tensor, 16 = fp16, 32 = copy and prune only;
 // use_dynamic_quantization false = one range for the whole model. Errors: invalid_argument.
 [[nodiscard]] result<mill_options> options_from_bit_depth(int bit_depth, float weight_threshold = 0.001f,
                                                           bool use_dynamic_quantization = true);
