@@ -12,7 +12,8 @@
 #include "convert.hpp"
 
 namespace bitmill::capi {
-using report_content = std::variant<mill_report, repository_report, verify_report, inspect_report>;
+using report_content =
+    std::variant<mill_report, repository_report, batch_report, verify_report, inspect_report>;
 }
 
 struct bitmill_report {
@@ -157,6 +158,24 @@ result<report_content> unmill(const char* model, const char* out, const bitmill_
     put_hooks(hooks, memory, options);
     return content_of(dequantize(*from, *to, type, options,
                                  level ? std::optional<scheme_type>(level->type) : std::nullopt));
+}
+
+result<report_content> batch(const char* model_dir, const char* output_dir, const bitmill_batch_options& c,
+                             const bitmill_hooks& hooks) {
+    const auto from = text_from(model_dir, "model_dir");
+    if (!from) return from.error();
+    const auto to = text_from(output_dir, "output_dir");
+    if (!to) return to.error();
+    const auto quantizer =
+        model_quantizer::create(c.bit_depth == 0 ? 8 : c.bit_depth, c.weight_threshold, c.one_range == 0);
+    if (!quantizer) return quantizer.error();
+    std::vector<std::string> names;
+    if (auto done = put_list(c.models, c.models_count, "models", names); !done) return done.error();
+    work_options options;
+    put_work(c, options);
+    host_memory memory;
+    put_hooks(hooks, memory, options);
+    return content_of(quantizer->batch_quantize_models(*from, *to, names, options));
 }
 
 // Without a source: validates.
@@ -331,6 +350,20 @@ bitmill_status bitmill_dequantize(const char* model, const char* out,
         if (!read) return read.error();
         return capi::run_reported(read->hooks, report, [&](const bitmill_hooks& hooks) {
             return capi::unmill(model, out, *read, hooks);
+        });
+    });
+}
+
+bitmill_status bitmill_batch(const char* model_dir, const char* output_dir,
+                             const bitmill_batch_options* options, bitmill_report** report,
+                             bitmill_error* error) {
+    if (report != nullptr) *report = nullptr;
+    return capi::guard(error, [&]() -> result<void> {
+        static const bitmill_batch_options defaults = BITMILL_BATCH_OPTIONS_INIT;
+        const auto read = capi::read_struct(options == nullptr ? &defaults : options);
+        if (!read) return read.error();
+        return capi::run_reported(read->hooks, report, [&](const bitmill_hooks& hooks) {
+            return capi::batch(model_dir, output_dir, *read, hooks);
         });
     });
 }

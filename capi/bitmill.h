@@ -348,7 +348,7 @@ typedef struct bitmill_verify_options {
 } bitmill_verify_options;
 #define BITMILL_VERIFY_OPTIONS_INIT {(uint32_t)sizeof(bitmill_verify_options), 0, 0, NULL}
 
-/* Mills `model` (a Hugging Face folder or a .safetensors file) into the folder `out`, which appears whole or not at
+/* Mills `model` (a Hugging Face folder, or a .safetensors, .bin, .pt or .pth file) into the folder `out`, which appears whole or not at
  * all: after an error it is what it was, except where the message holds "the new folder is in place". `out` may be
  * "" in a dry run. Where `out` holds already, byte for byte, what would be written, nothing is: the report says
  * already_milled. With options->to "both" the folders out/int8 and out/int4 are written, each whole or not at all, and
@@ -372,6 +372,30 @@ BITMILL_API bitmill_status bitmill_validate(const char* model, const bitmill_ver
 BITMILL_API bitmill_status bitmill_verify(const char* source, const char* model,
                                           const bitmill_verify_options* options, bitmill_report** report,
                                           bitmill_error* error);
+
+typedef struct bitmill_batch_options {
+    uint32_t struct_size;
+    uint32_t threads;
+    uint64_t memory_limit;
+    const bitmill_hooks* hooks;
+    const char* const* models; /* only the models of these names; none: all */
+    uint64_t models_count;
+    int32_t bit_depth;      /* 8: int8, one scale a tensor; 16: fp16; 32: copy and prune only; 0: 8 */
+    float weight_threshold; /* weights below it in magnitude become 0; 0: off */
+    int32_t one_range;      /* one range for each whole model instead of every tensor's own */
+    int32_t force;
+    int32_t dry_run;
+    uint32_t reserved;
+} bitmill_batch_options;
+#define BITMILL_BATCH_OPTIONS_INIT \
+    {(uint32_t)sizeof(bitmill_batch_options), 0, 0, NULL, NULL, 0, 8, 0.001f, 0, 0, 0, 0}
+
+/* Every model that lies in `model_dir` (folders with weights, weight files) into output_dir/NAME; output_dir "" is
+ * model_dir/quantized. One that fails does not stop the others and is no error of the call: the report says which did,
+ * and why. options and report may be NULL. */
+BITMILL_API bitmill_status bitmill_batch(const char* model_dir, const char* output_dir,
+                                         const bitmill_batch_options* options, bitmill_report** report,
+                                         bitmill_error* error);
 
 /* Tensors, dtypes, schemes, sizes and shards of a model; reads no weights. hooks may be NULL. */
 BITMILL_API bitmill_status bitmill_inspect(const char* model, const bitmill_hooks* hooks,

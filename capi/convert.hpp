@@ -61,6 +61,10 @@ template <>
 inline constexpr struct_facts facts_of<bitmill_verify_options>{
     "bitmill_verify_options", offsetof(bitmill_verify_options, hooks) + sizeof(void*)};
 
+template <>
+inline constexpr struct_facts facts_of<bitmill_batch_options>{"bitmill_batch_options",
+                                                              offsetof(bitmill_batch_options, reserved) + 4};
+
 // No struct will ever be larger; a larger struct_size is memory that was never initialised.
 inline constexpr std::size_t largest_struct = 4096;
 

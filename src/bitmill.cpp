@@ -11,6 +11,7 @@
 #include <bitmill/detail/inspect-inl.hpp>
 #include <bitmill/detail/layout-inl.hpp>
 #include <bitmill/detail/mill-inl.hpp>
+#include <bitmill/detail/model_quantizer-inl.hpp>
 #include <bitmill/detail/options-inl.hpp>
 #include <bitmill/detail/plan-inl.hpp>
 #include <bitmill/detail/report-inl.hpp>

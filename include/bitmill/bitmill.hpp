@@ -23,6 +23,7 @@
 #include <bitmill/mill/inspect.hpp>
 #include <bitmill/mill/manifest.hpp>
 #include <bitmill/mill/mill.hpp>
+#include <bitmill/mill/model_quantizer.hpp>
 #include <bitmill/mill/options.hpp>
 #include <bitmill/mill/plan.hpp>
 #include <bitmill/mill/report.hpp>

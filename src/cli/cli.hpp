@@ -15,6 +15,7 @@ namespace cli {
 using action = std::function<int()>;
 
 void add_quantize(CLI::App& app, action& chosen);
+void add_batch(CLI::App& app, action& chosen);
 void add_dequantize(CLI::App& app, action& chosen);
 void add_inspect(CLI::App& app, action& chosen);
 void add_validate(CLI::App& app, action& chosen);
@@ -24,6 +25,7 @@ void add_info(CLI::App& app, action& chosen);
 // Writes the error as one line to stderr, with `json` also as an object to stdout. Returns the exit code:
 // 2 usage, 3 bad input, 4 I/O, 5 out of memory, 6 refused, 130 cancelled.
 int fail(const bitmill::error& what, bool json);
+[[nodiscard]] int exit_status(const bitmill::error& what);
 
 // Options that quantize and dequantize share.
 struct work_flags {
@@ -32,7 +34,9 @@ struct work_flags {
     bool json = false;
     std::string device = "auto";
 
-    void add_to(CLI::App& verb, bitmill::work_options& options);
+    void add_to(CLI::App& verb, bitmill::work_options& options, const char* what = "MODEL",
+                const char* meaning = "a Hugging Face folder, or a .safetensors, .bin, .pt or .pth file",
+                const char* to = "the folder to write");
     // Checks what the parser cannot; an error is shown and its exit code returned.
     int check(bool needs_output) const;
 };

@@ -74,9 +74,12 @@ int fail(const bitmill::error& what, bool json) {
     return row.status;
 }
 
-void work_flags::add_to(CLI::App& verb, bitmill::work_options& options) {
-    verb.add_option("MODEL", model, "a Hugging Face folder or a .safetensors file")->required();
-    verb.add_option("-o,--output", output, "the folder to write");
+int exit_status(const bitmill::error& what) { return exit_table[static_cast<std::size_t>(what.code)].status; }
+
+void work_flags::add_to(CLI::App& verb, bitmill::work_options& options, const char* what, const char* meaning,
+                        const char* to) {
+    verb.add_option(what, model, meaning)->required();
+    verb.add_option("-o,--output", output, to);
     verb.add_option("--memory-limit", options.memory_limit,
                     "cap on working memory (RSS stays below it + 64M)")
         ->check(not_negative())

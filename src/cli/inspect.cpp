@@ -38,7 +38,8 @@ void print_table(const bitmill::inspect_report& model) {
 void add_inspect(CLI::App& app, action& chosen) {
     auto flags = std::make_shared<inspect_flags>();
     auto& verb = *app.add_subcommand("inspect", "tensors, dtypes, schemes, sizes, shards");
-    verb.add_option("MODEL", flags->model, "a Hugging Face folder or a .safetensors file")->required();
+    verb.add_option("MODEL", flags->model, "a Hugging Face folder, or a .safetensors, .bin, .pt or .pth file")
+        ->required();
     verb.add_flag("--json", flags->json, "as JSON");
     verb.callback([flags, &chosen] {
         chosen = [flags] {

@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
     app.require_subcommand(1);
     cli::action chosen;
     cli::add_quantize(app, chosen);
+    cli::add_batch(app, chosen);
     cli::add_dequantize(app, chosen);
     cli::add_inspect(app, chosen);
     cli::add_validate(app, chosen);

@@ -36,6 +36,8 @@ public:
         dequantize_options.dry_run = 1;
         give_room();
         verify_options.hooks = &hooks;
+        batch_options.hooks = &hooks;
+        batch_options.dry_run = 1;
         bitmill_mill_options really = mill_options;
         really.dry_run = 0;
         REQUIRE(bitmill_mill(model_path.c_str(), milled.c_str(), &really, nullptr, nullptr) == BITMILL_OK);
@@ -82,6 +84,10 @@ public:
         return kept(bitmill_verify(source.c_str(), milled.c_str(), &verify_options, &report, &error));
     }
 
+    bitmill_status batch() {
+        return kept(bitmill_batch(folder.path().c_str(), out.c_str(), &batch_options, &report, &error));
+    }
+
     temp_folder folder, other_folder;
     std::string model_path, out;
     bitmill_error error = BITMILL_ERROR_INIT;
@@ -95,6 +101,7 @@ public:
     bitmill_mill_options mill_options = BITMILL_MILL_OPTIONS_INIT;
     bitmill_dequantize_options dequantize_options = BITMILL_DEQUANTIZE_OPTIONS_INIT;
     bitmill_verify_options verify_options = BITMILL_VERIFY_OPTIONS_INIT;
+    bitmill_batch_options batch_options = BITMILL_BATCH_OPTIONS_INIT;
     std::string source, milled = other_folder / "milled";  // the model, and int8 of it
     bitmill_report* report = nullptr;
     std::vector<float> values = std::vector<float>(4 * 32, 0.5f);
@@ -114,6 +121,6 @@ using call = bitmill_status (host::*)();
 inline const std::vector<std::pair<const char*, call>> all_calls = {
     {"encode_bound", &host::bound}, {"encode", &host::encode},         {"decode", &host::decode},
     {"mill", &host::mill},          {"dequantize", &host::dequantize}, {"inspect", &host::inspect},
-    {"validate", &host::validate},  {"verify", &host::verify}};
+    {"validate", &host::validate},  {"verify", &host::verify},         {"batch", &host::batch}};
 
 }  // namespace bitmill_test

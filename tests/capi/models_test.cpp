@@ -391,3 +391,29 @@ TEST_CASE("models: a level of planes, and only what is there") {
     CHECK(h.mill() == BITMILL_OK);
     for (const auto& name : entries_of(h.out)) CHECK(name.find(".int8.") == std::string::npos);
 }
+
+TEST_CASE("models: a batch says of each model what became of it") {
+    host h;
+    put_file(h.folder / "broken/model.safetensors", "not one");
+    h.out = h.other_folder / "batch";
+    h.batch_options.dry_run = 0;
+    bitmill_report* report = nullptr;
+    REQUIRE(bitmill_batch(h.folder.path().c_str(), h.out.c_str(), &h.batch_options, &report, &h.error) ==
+            BITMILL_OK);
+    const auto told = nlohmann::json::parse(json_of(report));
+    bitmill_report_destroy(report);
+    CHECK(told.at("models").at("model").at("status") == "success");
+    CHECK(told.at("models").at("broken").at("status") == "error");
+    CHECK(told.at("summary").at("failed") == 1);
+    CHECK(bitmill_validate((h.out + "/model").c_str(), nullptr, nullptr, nullptr) == BITMILL_OK);
+    const char* const names[] = {"none"};
+    h.batch_options.models = names;
+    h.batch_options.models_count = 1;
+    CHECK(h.batch() == BITMILL_INVALID_ARGUMENT);
+    CHECK(says(h.error, "model"));
+    h.batch_options.models_count = 0;
+    h.batch_options.bit_depth = 12;
+    CHECK(h.batch() == BITMILL_INVALID_ARGUMENT);
+    CHECK(bitmill_batch(nullptr, "", nullptr, nullptr, &h.error) == BITMILL_INVALID_ARGUMENT);
+    CHECK(bitmill_batch((h.folder / "gone").c_str(), "", nullptr, nullptr, &h.error) == BITMILL_IO);
+}

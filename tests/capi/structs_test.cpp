@@ -45,7 +45,9 @@ std::vector<use> inputs() {
             use_of("hooks", &host::hooks, &host::inspect),
             use_of("verify_options", &host::verify_options, &host::validate),
             use_of("verify_options", &host::verify_options, &host::verify),
-            use_of("hooks", &host::hooks, &host::verify)};
+            use_of("hooks", &host::hooks, &host::verify),
+            use_of("batch_options", &host::batch_options, &host::batch),
+            use_of("hooks", &host::hooks, &host::batch)};
 }
 
 void set_size(void* at, std::uint32_t size) { std::memcpy(at, &size, sizeof size); }
@@ -153,6 +155,10 @@ TEST_CASE("structs: a newer program's fields are fine while they are 0, and unsu
         if (u.through == &host::mill) return bitmill_mill(model, "", mill_options, nullptr, e);
         if (u.through == &host::dequantize)
             return bitmill_dequantize(model, "", dequantize_options, nullptr, e);
+        h.batch_options.hooks = hooks;
+        auto* batch_options = pick("batch_options", &h.batch_options);
+        if (u.through == &host::batch)
+            return bitmill_batch(h.folder.path().c_str(), "", batch_options, nullptr, e);
         auto* verify_options = pick("verify_options", &h.verify_options);
         if (u.through == &host::validate)
             return bitmill_validate(h.milled.c_str(), verify_options, nullptr, e);
