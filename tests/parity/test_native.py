@@ -138,14 +138,15 @@ def encoder(model_type, vocabulary, positions, types, hidden=768, layers=12, inn
     return {"model_type": model_type}, shapes
 
 
-@pytest.mark.parametrize(
+BASE_MODELS = pytest.mark.parametrize(
     "config, shapes, most",
     [(*encoder("bert", 30522, 512, 2), 113e6), (*encoder("xlm-roberta", 250002, 514, 1), 285e6)],
     ids=["bert-base", "xlm-r-base"],
 )
-def test_sizes_of_base_models(config, shapes, most, bitmill, tmp_path):
-    """A dry run gives exact sizes; the weights are a hole in a file."""
-    model = tmp_path / "model"
+
+
+def write_encoder(model, config, shapes, weights=None):
+    """weights(shape) -> f32; without it they are a hole in a file."""
     model.mkdir()
     (model / "config.json").write_text(json.dumps(config))
     header, end = {}, 0
@@ -154,7 +155,50 @@ def test_sizes_of_base_models(config, shapes, most, bitmill, tmp_path):
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     with open(model / "model.safetensors", "wb") as file:
         file.write(synthetic.header_bytes(header))
-        file.truncate(file.tell() + end)
+        if weights is None:
+            file.truncate(file.tell() + end)
+        else:
+            for shape in shapes.values():
+                file.write(weights(shape).tobytes())
+
+
+def linear_snr(report, key="snr_db"):
+    """Of the Linears together, whose weights have one variance."""
+    rows = [t for t in report["tensors"] if t["effective"] != "keep" and "embeddings" not in t["name"]]
+    noise = sum(t["elements"] * 10 ** (-t[key] / 10) for t in rows) / sum(t["elements"] for t in rows)
+    return -10 * np.log10(noise)
+
+
+@pytest.mark.slow
+@BASE_MODELS
+def test_levels_of_base_models_beside_direct_schemes(config, shapes, most, bitmill, tmp_path):
+    """Gaussian weights: what a level costs and gives does not depend on the model then, its size does."""
+    dice = np.random.default_rng(1)
+    write_encoder(tmp_path / "model", config, shapes, lambda s: dice.standard_normal(s, dtype=np.float32) * np.float32(0.02))
+
+    def mill(*options):
+        return bitmill("quantize", tmp_path / "model", "-o", tmp_path / "out", *options, "--force", "--json").json()
+
+    planes, int8, int4 = mill(*NATIVE["planes"]), mill("--to", "int8"), mill("--to", "int4")
+    levels = {one["level"]: one["bytes"] for one in planes["levels"]}
+    rows = {
+        "bitmill, level int8": (levels["int8"], linear_snr(planes)),
+        "bitmill, level int4": (levels["int4"], linear_snr(planes, "base_snr_db")),
+        "direct int8": (int8["bytes"], linear_snr(int8)),
+        "direct int4": (int4["bytes"], linear_snr(int4)),
+    }
+    for name, (size, snr) in rows.items():
+        print(f"{name:20} {size / 1e6:7.1f} MB {snr:6.2f} dB")
+    assert rows["bitmill, level int8"][0] <= most
+    assert rows["bitmill, level int8"][1] > 40
+    assert rows["bitmill, level int4"][1] > rows["direct int4"][1] - 0.6
+
+
+@BASE_MODELS
+def test_sizes_of_base_models(config, shapes, most, bitmill, tmp_path):
+    """A dry run gives exact sizes."""
+    model = tmp_path / "model"
+    write_encoder(model, config, shapes)
     report = bitmill("quantize", model, *NATIVE["planes"], "--dry-run", "--json").json()
     print(f"{report['bytes'] / 1e6:.1f} MB, {report['coded_bits_per_weight']:.3f} bits a milled weight")
     assert report["bytes"] <= most
