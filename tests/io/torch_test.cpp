@@ -148,6 +148,56 @@ TEST_CASE("torch: state dicts below a name, and what is none") {
                  pickle_text("_metadata") + "}sb."));
 }
 
+TEST_CASE("torch: which of several dicts is the model, and nothing of it lost") {
+    const temp_folder temp;
+    const std::string item = pickle_text("w") + pickle_tensor({"w", {2}, {1}});
+    const auto code = [&](const std::string& items) {
+        put_file(temp / "m.bin", torch_file_of("\x80\x02}(" + items + "u."));
+        const auto file = open_torch(temp / "m.bin");
+        return file ? error_code::ok : file.error().code;
+    };
+    const std::string dict = "}(" + item + "u";
+    const std::string tensor = pickle_tensor({"t", {2}, {1}});
+    CHECK(code(pickle_text("state_dict") + dict + pickle_text("loss") + tensor) == error_code::ok);
+    CHECK(code(pickle_text("state_dict") + dict + pickle_text("module") + "}") == error_code::ok);
+    CHECK(code(pickle_text("state_dict") + dict + pickle_text("model") + dict) == error_code::bad_input);
+    CHECK(code(item + pickle_text("rest") + "](" + tensor + "e") == error_code::bad_input);
+    CHECK(code(item + pickle_text("rest") + "(" + tensor + "t") == error_code::bad_input);
+    CHECK(code(item + pickle_text("nets") + "}(" + pickle_text("g") + dict + "u") == error_code::bad_input);
+    CHECK(code(item + pickle_text("words") +
+               "](K\x01K\x02"
+               "e") == error_code::ok);
+    // A dict that holds itself, and one that stands there a hundred thousand times.
+    const std::string put("q\0", 2);
+    const std::string get("h\0", 2);
+    CHECK(code(item + pickle_text("loop") + "}" + put + "(" + pickle_text("again") + get + "u") ==
+          error_code::ok);
+    std::string many = pickle_text("d") + "}" + put + "(";
+    for (int i = 0; i < 2000; ++i) many += "K\x01N";
+    many += "u";
+    for (int i = 0; i < 2000; ++i) many += "N" + get;
+    CHECK(code(item + many) == error_code::ok);
+}
+
+TEST_CASE("torch: a tensor that torch would negate or conjugate when it is used is refused") {
+    const temp_folder temp;
+    const auto code = [&](const std::string& metadata) {
+        std::string tensor = pickle_tensor({"w", {2}, {1}});
+        tensor.insert(tensor.size() - 2, metadata);
+        put_file(temp / "m.bin", torch_file_of("\x80\x02}(" + pickle_text("w") + tensor + "u."));
+        const auto file = open_torch(temp / "m.bin");
+        return file ? error_code::ok : file.error().code;
+    };
+    CHECK(code("") == error_code::ok);
+    CHECK(code("}") == error_code::ok);
+    CHECK(code("}(" + pickle_text("neg") + "\x89u") == error_code::ok);
+    CHECK(code("}(" + pickle_text("neg") + "\x88u") == error_code::unsupported);
+    CHECK(code("}(" + pickle_text("conj") + "\x88u") == error_code::unsupported);
+    CHECK(code("}(" + pickle_text("other") + "\x88u") == error_code::bad_input);
+    CHECK(code("K\x01") == error_code::bad_input);
+    CHECK(code("}N") == error_code::bad_input);
+}
+
 TEST_CASE("torch: each rule of a tensor has its error") {
     const temp_folder temp;
     const auto why = [&](const torch_tensor& t) {

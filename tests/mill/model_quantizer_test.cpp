@@ -130,6 +130,14 @@ TEST_CASE("model_quantizer: what cannot be begun is an error, and cancelling end
     std::filesystem::copy(m.path + "/email.safetensors", m.path + "/email.bin");
     CHECK(code(m.path, {}) == error_code::invalid_argument);
     std::filesystem::remove(m.path + "/email.bin");
+    // Names that sort otherwise with their endings than without.
+    std::filesystem::create_directories(m.path + "/email-2");
+    std::filesystem::copy(m.path + "/email.safetensors", m.path + "/email-2/model.safetensors");
+    std::filesystem::create_directories(m.path + "/email");
+    std::filesystem::copy(m.path + "/email.safetensors", m.path + "/email/model.safetensors");
+    CHECK(code(m.path, {}) == error_code::invalid_argument);
+    std::filesystem::remove_all(m.path + "/email");
+    CHECK(quantizer.batch_quantize_models(m.path, m.path).error().code == error_code::invalid_argument);
     CHECK_FALSE(std::filesystem::exists(m.temp / "out"));
     bitmill::work_options work;
     work.on_progress = [](const bitmill::progress&) { return false; };

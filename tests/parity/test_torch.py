@@ -110,6 +110,17 @@ def test_a_hundred_state_dicts_read_as_torch_reads_them(bitmill, memory_folder):
         shutil.rmtree(out)
 
 
+def test_a_model_of_fifty_kilobytes_with_its_history_and_words(bitmill, tmp_path):
+    weights = {"w": torch.randn(100, 100), "b": torch.ones(100)}
+    history = {"state_dict": weights, "loss": [0.5] * 5000, "words": {f"word{i}": i for i in range(3000)}}
+    torch.save(history, tmp_path / "h.pt")
+    bitmill("quantize", tmp_path / "h.pt", "-o", tmp_path / "out", "--to", "fp32")
+    assert set(load_file(tmp_path / "out/model.safetensors")) == {"w", "b"}
+    flipped = torch.complex(weights["w"], weights["w"]).conj().imag
+    torch.save({"w": flipped}, tmp_path / "neg.pt")
+    assert "resolve_neg" in bitmill("inspect", tmp_path / "neg.pt", code=2).err
+
+
 def test_what_opens_after_damage_opens_in_torch_too(bitmill, memory_folder):
     """RA7 at smoke size: no pickle that bitmill takes and torch.load(weights_only) refuses, but for the device."""
     dice = random.Random(12)

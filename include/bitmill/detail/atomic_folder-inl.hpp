@@ -88,7 +88,9 @@ BITMILL_INLINE result<atomic_folder> atomic_folder::create(const std::string& ou
     return made;
 }
 
-BITMILL_INLINE result<void> atomic_folder::tidy(const std::string& out, const std::string& source_root) {
+BITMILL_INLINE result<void> atomic_folder::tidy(const std::string& given, const std::string& source_root) {
+    std::string out = given;
+    while (out.size() > 1 && out.back() == '/') out.pop_back();
     const auto marked = detail::is_there(out + "/" + detail::partial_marker);
     if (!marked) return marked.error();
     const auto left = detail::is_there(out + detail::partial_suffix + "/" + detail::partial_marker);
@@ -96,7 +98,10 @@ BITMILL_INLINE result<void> atomic_folder::tidy(const std::string& out, const st
     if (!*marked && !*left) return {};
     const auto held = create(out, source_root, true);
     if (!held) return {};
-    if (*marked && ::unlink((out + "/" + detail::partial_marker).c_str()) != 0)
+    // The swap itself must be on disk before the new folder loses its mark.
+    if (*marked)
+        if (auto synced = detail::sync_names(held->parent_fd_, out); !synced) return synced;
+    if (*marked && ::unlink((out + "/" + detail::partial_marker).c_str()) != 0 && errno != ENOENT)
         return detail::os_error(errno, "cannot delete", out + "/" + detail::partial_marker);
     return {};
 }
@@ -271,7 +276,7 @@ BITMILL_INLINE result<void> atomic_folder::swap_in() {
 BITMILL_INLINE result<void> atomic_folder::clear_away(int placed_fd, const char* old_at, int old_fd) {
     if (auto synced = detail::sync_names(parent_fd_, out_); !synced) return synced;
     result<void> unmarked;
-    if (::unlinkat(placed_fd, detail::partial_marker, 0) != 0)
+    if (::unlinkat(placed_fd, detail::partial_marker, 0) != 0 && errno != ENOENT)
         unmarked = detail::os_error(errno, "cannot delete", out_ + "/" + detail::partial_marker);
     else
         unmarked = detail::sync_names(placed_fd, out_);

@@ -56,6 +56,10 @@ inline std::vector<std::string> absent_heads(const mill_plan& plan) {
         {"ElectraForMaskedLM", "generator_lm_head"},
         {"DistilBertForMaskedLM", "vocab_projector"},
         {"ModernBertForMaskedLM", "decoder"},
+        {"WhisperForConditionalGeneration", "proj_out"},
+        {"XLNetLMHeadModel", "lm_loss"},
+        {"XLMWithLMHeadModel", "pred_layer.proj"},
+        {"FlaubertWithLMHeadModel", "pred_layer.proj"},
     };
     std::vector<std::string> heads;
     for (const auto& architecture : plan.architectures) {

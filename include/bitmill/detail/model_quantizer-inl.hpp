@@ -36,15 +36,18 @@ inline result<std::vector<batch_entry>> find_models(const std::string& folder, c
         const auto type = std::filesystem::status(path, unknown).type();
         if (type == std::filesystem::file_type::directory) {
             const auto inside = list_folder(path);
-            if (!inside) return inside.error();
-            const bool weights = std::any_of(inside->begin(), inside->end(), [](const folder_entry& e) {
-                return is_weight_file_name(e.name) || e.name.ends_with(".index.json");
-            });
+            // One that cannot be listed fails as a model, with the reason, and stops no other.
+            const bool weights =
+                !inside || std::any_of(inside->begin(), inside->end(), [](const folder_entry& e) {
+                    return e.type != std::filesystem::file_type::directory &&
+                           (is_weight_file_name(e.name) || e.name.ends_with(".index.json"));
+                });
             if (weights) found.push_back({entry.name, path});
         } else if (is_weight_file_name(entry.name)) {
             found.push_back({entry.name.substr(0, entry.name.rfind('.')), path});
         }
     }
+    std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
     return found;
 }
 
@@ -91,6 +94,11 @@ inline result<batch_report> mill_batch(const mill_options& options, const std::s
     batch_report report;
     report.source = folder;
     report.output = out.empty() ? folder + "/" + quantized_name : out;
+    std::error_code unknown;
+    if (std::filesystem::equivalent(folder, report.output, unknown))
+        return error{.code = error_code::invalid_argument,
+                     .message = "the results cannot lie among the models; choose another output",
+                     .file = report.output};
     const auto models = choose_models(folder, report.output, names);
     if (!models) return models.error();
     if (auto made = make_output_parent(report.output, options); !made) return made.error();
@@ -186,7 +194,9 @@ BITMILL_INLINE result<mill_report> model_quantizer::quantize_model_file(const st
         std::filesystem::path path(model);
         if (!path.has_filename()) path = path.parent_path();
         const std::string folder = (path.parent_path() / detail::quantized_name).string();
-        const std::string name = is_weight_file_name(model) ? path.stem().string() : path.filename().string();
+        const std::string name = is_weight_file_name(model) && !std::filesystem::is_directory(path)
+                                     ? path.stem().string()
+                                     : path.filename().string();
         if (auto made = detail::make_output_parent(folder, work); !made) return made.error();
         return quantize(model, folder + "/" + name, options);
     });

@@ -190,8 +190,11 @@ private:
         const auto first = stack_.end() - static_cast<std::ptrdiff_t>(count);
         if (std::any_of(first, stack_.end(), [](const auto& v) { return v.is(kind::mark); }))
             return fail("the pickle's stack is empty here");
-        if (!store_.spend(3 * count * value_bytes)) return too_large();
+        // Growing by half, at most two and a half times as much is held at once.
+        if (!store_.spend(count * value_bytes * 5 / 2)) return too_large();
         auto& items = store_.containers_[static_cast<std::size_t>(stack_[stack_.size() - needed].at)];
+        if (items.capacity() < items.size() + count)
+            items.reserve(std::max(items.size() + count, items.size() + items.size() / 2));
         items.insert(items.end(), first, stack_.end());
         stack_.resize(stack_.size() - needed + 1);
         return {};

@@ -31,18 +31,68 @@ inline bool ends_in(std::string_view module, std::string_view name) {
 
 inline constexpr std::array<std::string_view, 7> embedding_names{
     "wte", "wpe", "shared", "embeddings", "embedding", "relative_attention_bias", "embed"};
-inline constexpr std::array<std::string_view, 12> head_names{
-    "lm_head",         "embed_out",           "vocab_projector",     "score",
-    "qa_outputs",      "classifier",          "output_projection",   "seq_relationship",
-    "lm_head.decoder", "classifier.out_proj", "predictions.decoder", "generator_lm_head"};
+inline constexpr std::array<std::string_view, 15> head_names{"lm_head",
+                                                             "embed_out",
+                                                             "vocab_projector",
+                                                             "score",
+                                                             "qa_outputs",
+                                                             "classifier",
+                                                             "output_projection",
+                                                             "seq_relationship",
+                                                             "lm_head.decoder",
+                                                             "classifier.out_proj",
+                                                             "predictions.decoder",
+                                                             "generator_lm_head",
+                                                             "proj_out",
+                                                             "lm_loss",
+                                                             "pred_layer.proj"};
 inline constexpr std::array<std::string_view, 4> conv1d_models{"gpt2", "openai-gpt", "imagegpt",
                                                                "decision_transformer"};
 inline constexpr std::array<std::string_view, 4> conv1d_names{"c_attn", "c_proj", "c_fc", "q_attn"};
 // Whose config.json does not say that they tie the head to the embedding, since that is their default.
-inline constexpr std::array<std::string_view, 18> tied_models{
-    "albert",     "bart",    "bert",  "camembert", "deberta", "deberta-v2",
-    "distilbert", "electra", "gemma", "gemma2",    "gemma3",  "gemma3_text",
-    "gpt2",       "mpnet",   "mt5",   "roberta",   "t5",      "xlm-roberta"};
+inline constexpr std::array<std::string_view, 43> tied_models{"albert",
+                                                              "bart",
+                                                              "bert",
+                                                              "big_bird",
+                                                              "bloom",
+                                                              "camembert",
+                                                              "convbert",
+                                                              "deberta",
+                                                              "deberta-v2",
+                                                              "distilbert",
+                                                              "electra",
+                                                              "ernie",
+                                                              "esm",
+                                                              "falcon",
+                                                              "gemma",
+                                                              "gemma2",
+                                                              "gemma3",
+                                                              "gemma3_text",
+                                                              "gpt2",
+                                                              "gpt_bigcode",
+                                                              "gpt_neo",
+                                                              "led",
+                                                              "longformer",
+                                                              "longt5",
+                                                              "m2m_100",
+                                                              "mamba",
+                                                              "marian",
+                                                              "mbart",
+                                                              "modernbert",
+                                                              "mpnet",
+                                                              "mpt",
+                                                              "mt5",
+                                                              "opt",
+                                                              "pegasus",
+                                                              "roberta",
+                                                              "starcoder2",
+                                                              "switch_transformers",
+                                                              "t5",
+                                                              "umt5",
+                                                              "whisper",
+                                                              "xlm",
+                                                              "xlm-roberta",
+                                                              "xlnet"};
 inline constexpr std::array<std::string_view, 5> t5_models{"t5", "mt5", "umt5", "longt5",
                                                            "switch_transformers"};
 inline constexpr std::array<std::string_view, 3> router_names{"gate", "router", "shared_expert_gate"};

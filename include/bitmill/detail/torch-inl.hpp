@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -210,12 +211,17 @@ private:
 
     // (storage, offset in elements, size, stride, requires_grad, hooks, [dtype in v3], [metadata])
     result<pickle_value> rebuild(pickle_store& store, const pickle_value& a, bool v3) {
-        const bool sound = a.count >= (v3 ? 7u : 6u) && store.item(a, 0).is(kind::object) &&
+        const std::uint32_t needed = v3 ? 7 : 6;
+        const bool sound = a.count >= needed && a.count <= needed + 1 && store.item(a, 0).is(kind::object) &&
                            store.item(a, 0).at % 2 == 0 && store.item(a, 1).is(kind::integer) &&
                            store.item(a, 2).is(kind::tuple) && store.item(a, 3).is(kind::tuple) &&
                            (!v3 || is(store.item(a, 6), torch_name::element_type));
         if (!sound) return problem("the pickle rebuilds a tensor of what is none");
         const storage& from = storages_[static_cast<std::size_t>(store.item(a, 0).at / 2)];
+        if (a.count > needed)
+            if (auto plain = check_metadata(store, store.item(a, needed)); !plain) return plain.error();
+        if (tensors_.size() == safetensors_max_tensors)
+            return problem("holds more than " + std::to_string(safetensors_max_tensors) + " tensors");
         if (from.untyped != v3) return problem("the pickle rebuilds a tensor without saying its dtype");
         tensor made{};
         made.type = v3 ? torch_names[static_cast<std::size_t>(store.item(a, 6).at)].type : from.type;
@@ -258,6 +264,23 @@ private:
             table_.shapes.store(std::span<const std::uint64_t>(shape, (made.strided ? 2u : 1u) * made.rank));
         tensors_.push_back(made);
         return pickle_value{kind::object, 0, 2 * (tensors_.size() - 1) + 1};
+    }
+
+    // What torch leaves undone until a tensor is used: the sign, the conjugate. Without it the bytes are other weights.
+    static result<void> check_metadata(const pickle_store& store, const pickle_value& given) {
+        if (given.is(kind::none)) return {};
+        if (!given.is(kind::dict)) return problem("the metadata of a tensor is no dict");
+        const auto& items = store.items(given);
+        for (std::size_t i = 0; i < items.size(); i += 2) {
+            const auto key = items[i].is(kind::text) ? store.text(items[i]) : std::string_view();
+            if (key != "neg" && key != "conj") return problem("a tensor has metadata that no weight needs");
+            if (!items[i + 1].is(kind::boolean) || items[i + 1].at != 0)
+                return problem(
+                    "a tensor is to be negated or conjugated when it is used; save it with resolve_neg() or "
+                    "resolve_conj()",
+                    error_code::unsupported);
+        }
+        return {};
     }
 
     // The element behind the last one that the tensor reaches.
@@ -310,6 +333,8 @@ public:
         const std::string folder(
             pickle->name.substr(0, pickle->name.size() - std::string_view("data.pkl").size()));
         if (auto order = check_order(*zip, folder); !order) return order;
+        if (pickle->bytes > max_directory_bytes)
+            return bad("its pickle is over 256 MiB long", pickle->offset);
         std::string text(static_cast<std::size_t>(pickle->bytes), '\0');
         if (auto got =
                 file_.read_at(pickle->offset, std::as_writable_bytes(std::span(text.data(), text.size())));
@@ -317,8 +342,9 @@ public:
             return got;
         table_.pickle_offset = pickle->offset;
         table_.pickle_bytes = pickle->bytes;
-        // Measured: a state dict of scalars, the smallest tensors there are, takes a little more than its file.
-        pickle_store store(text, 2 * file_.size() + (std::uint64_t{256} << 10));
+        // With the pickle itself this stays below 4 x file + 1 MiB. A state dict of scalars, the smallest tensors there
+        // are, takes a little more than its file; a vocabulary beside a small model three times its part.
+        pickle_store store(text, 3 * file_.size() + (std::uint64_t{512} << 10));
         torch_policy policy(*zip, folder, table_);
         pickle_machine machine(text, file_.path(), pickle->offset, store, policy);
         const auto made = machine.run();
@@ -352,26 +378,58 @@ private:
         return false;
     }
 
-    result<void> collect(const pickle_store& store, const torch_policy& policy, const pickle_value& whole) {
-        if (!whole.is(kind::dict)) return bad("holds no state dict, that is no names with their tensors");
-        pickle_value from = whole;
-        if (!holds_tensor(store, whole)) {
-            const auto& items = store.items(whole);
-            for (std::size_t i = 0; i < items.size(); i += 2) {
-                if (!items[i].is(kind::text) || !items[i + 1].is(kind::dict)) continue;
-                const auto name = store.text(items[i]);
-                if (name == "state_dict" || name == "model" || name == "module") from = items[i + 1];
-            }
-            if (!holds_tensor(store, from))
-                return bad("holds no tensors, neither at its top nor below state_dict, model or module");
+    // Is there a tensor in what these values hold, however deep? Each container is looked at once: they may be shared,
+    // and hold each other.
+    [[nodiscard]] static bool hides_tensor(const pickle_store& store, std::vector<pickle_value> left) {
+        std::set<std::pair<bool, std::uint64_t>> seen;
+        while (!left.empty()) {
+            const pickle_value one = left.back();
+            left.pop_back();
+            if (torch_policy::is_tensor(one)) return true;
+            const bool is_tuple = one.is(kind::tuple);
+            if (!is_tuple && !one.is(kind::list) && !one.is(kind::dict)) continue;
+            if ((is_tuple && one.count == 0) || !seen.insert({is_tuple, one.at}).second) continue;
+            for (std::uint32_t i = 0; is_tuple && i < one.count; ++i) left.push_back(store.item(one, i));
+            if (!is_tuple) left.insert(left.end(), store.items(one).begin(), store.items(one).end());
         }
-        const auto& items = store.items(from);
+        return false;
+    }
+
+    // The state dict: below one of the names that training scripts give it, else the top itself.
+    result<pickle_value> find_state(const pickle_store& store, const pickle_value& whole) const {
+        if (!whole.is(kind::dict)) return bad("holds no state dict, that is no names with their tensors");
+        const auto& items = store.items(whole);
+        std::map<std::uint64_t, bool> below;  // which of the dicts hold tensors
+        pickle_value found = whole;
         for (std::size_t i = 0; i < items.size(); i += 2) {
-            if (!torch_policy::is_tensor(items[i + 1])) {
-                if (items[i + 1].is(kind::dict) && holds_tensor(store, items[i + 1]))
-                    return bad("holds tensors beside and below each other: save the state dict alone");
-                continue;
-            }
+            if (!items[i].is(kind::text) || !items[i + 1].is(kind::dict)) continue;
+            const auto name = store.text(items[i]);
+            if (name != "state_dict" && name != "model" && name != "module") continue;
+            if (below.contains(items[i + 1].at)) continue;
+            below[items[i + 1].at] = holds_tensor(store, items[i + 1]);
+            if (below[items[i + 1].at]) found = items[i + 1];
+        }
+        const auto count =
+            std::count_if(below.begin(), below.end(), [](const auto& one) { return one.second; });
+        if (count > 1)
+            return bad("holds several state dicts, and nothing says which is the model: save the one alone");
+        if (count == 1) return found;
+        if (!holds_tensor(store, whole))
+            return bad("holds no tensors, neither at its top nor below state_dict, model or module");
+        std::vector<pickle_value> others;
+        for (const auto& one : items)
+            if (!torch_policy::is_tensor(one)) others.push_back(one);
+        if (hides_tensor(store, std::move(others)))
+            return bad("holds tensors beside and below each other: save the state dict alone");
+        return whole;
+    }
+
+    result<void> collect(const pickle_store& store, const torch_policy& policy, const pickle_value& whole) {
+        const auto from = find_state(store, whole);
+        if (!from) return from.error();
+        const auto& items = store.items(*from);
+        for (std::size_t i = 0; i < items.size(); i += 2) {
+            if (!torch_policy::is_tensor(items[i + 1])) continue;
             if (!items[i].is(kind::text)) return bad("a tensor's name is no text", table_.pickle_offset);
             if (auto added = add(store.text(items[i]), policy.tensor_of(items[i + 1])); !added) return added;
         }

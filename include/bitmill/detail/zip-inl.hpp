@@ -23,6 +23,8 @@ struct zip_entry {
     std::uint64_t bytes;
 };
 
+inline constexpr std::uint64_t max_directory_bytes = std::uint64_t{256} << 20;  // that of a million entries
+
 // The directory of a zip file; entries by name. No two share a byte or a name, and all lie in the file.
 class zip_directory {
 public:
@@ -145,10 +147,11 @@ private:
     result<void> parse(const input_file& file) {
         const auto found = find_directory(file);
         if (!found) return found.error();
-        auto text = read_at(file, found->offset, found->bytes);
-        if (!text) return text.error();
-        text_ = std::vector<char>(text->begin(), text->end());
-        std::string().swap(*text);
+        if (found->bytes > max_directory_bytes)
+            return bad(file, "its zip directory is over 256 MiB long", found->offset);
+        text_.resize(static_cast<std::size_t>(found->bytes));
+        if (auto got = file.read_at(found->offset, std::as_writable_bytes(std::span(text_))); !got)
+            return got;
         const std::string_view all(text_.data(), text_.size());
         entries_.reserve(static_cast<std::size_t>(found->count));
         std::vector<std::uint64_t> begins;  // of the local headers, as entries_
