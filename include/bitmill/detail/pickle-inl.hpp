@@ -124,7 +124,8 @@ private:
         const auto taken = take(width);
         if (!taken) return taken.error();
         std::uint64_t value = 0;
-        for (std::size_t i = width; i-- > 0;) value = value << 8 | static_cast<unsigned char>((*taken)[i]);
+        for (std::size_t i = width; i != 0; --i)
+            value = value << 8 | static_cast<unsigned char>((*taken)[i - 1]);
         return value;
     }
     result<std::string_view> line() {
@@ -157,8 +158,8 @@ private:
     }
     // How many values stand above the last mark.
     result<std::size_t> above_mark() const {
-        for (std::size_t i = stack_.size(); i-- > 0;)
-            if (stack_[i].is(kind::mark)) return stack_.size() - i - 1;
+        for (std::size_t i = stack_.size(); i != 0; --i)
+            if (stack_[i - 1].is(kind::mark)) return stack_.size() - i;
         return fail("the pickle has no mark here");
     }
 

@@ -298,9 +298,9 @@ private:
     static bool is_row_major(std::span<const std::uint64_t> shape, std::span<const std::uint64_t> strides,
                              std::uint64_t elements) {
         std::uint64_t expected = 1;
-        for (std::size_t i = shape.size(); i-- > 0 && elements != 0;) {
-            if (shape[i] != 1 && strides[i] != expected) return false;
-            expected *= shape[i];
+        for (std::size_t i = shape.size(); i != 0 && elements != 0; --i) {
+            if (shape[i - 1] != 1 && strides[i - 1] != expected) return false;
+            expected *= shape[i - 1];
         }
         return true;
     }

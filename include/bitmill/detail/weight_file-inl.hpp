@@ -83,7 +83,7 @@ private:
         if (step == 1 && spread == 1)
             return file_.read_at(offset, {to, static_cast<std::size_t>(count * width_)});
         // As many elements at once as lie in one read; far apart, each is read alone.
-        const std::uint64_t distance = step * width_;
+        const std::uint64_t distance = count == 1 ? width_ : step * width_;  // a lone element has any stride
         const std::uint64_t at_once =
             distance == 0 ? count : std::max<std::uint64_t>(1, sizeof buffer_ / std::max(distance, width_));
         for (std::uint64_t i = 0; i < count; i += at_once) {

@@ -57,7 +57,8 @@ private:
 
     static std::uint64_t number(std::string_view bytes, std::size_t at, std::size_t width) {
         std::uint64_t value = 0;
-        for (std::size_t i = width; i-- > 0;) value = value << 8 | static_cast<unsigned char>(bytes[at + i]);
+        for (std::size_t i = width; i != 0; --i)
+            value = value << 8 | static_cast<unsigned char>(bytes[at + i - 1]);
         return value;
     }
     static result<std::string> read_at(const input_file& file, std::uint64_t offset, std::uint64_t bytes) {
@@ -85,10 +86,10 @@ private:
         auto text = read_at(file, size - tail, tail);
         if (!text) return text.error();
         std::optional<std::size_t> end;
-        for (std::size_t at = static_cast<std::size_t>(tail - end_bytes) + 1; at-- > 0 && !end;)
-            if (std::string_view(*text).substr(at, 4) == "PK\5\6" &&
-                number(*text, at + 20, 2) == tail - end_bytes - at)
-                end = at;
+        for (std::size_t left = static_cast<std::size_t>(tail - end_bytes) + 1; left != 0 && !end; --left)
+            if (std::string_view(*text).substr(left - 1, 4) == "PK\5\6" &&
+                number(*text, left + 19, 2) == tail - end_bytes - (left - 1))
+                end = left - 1;
         if (!end)
             return bad(file,
                        "is no zip file, or was cut off: it has no directory at its end; files of torch.save "
