@@ -69,6 +69,36 @@ TEST_CASE("atomic_folder: without a commit nothing is left") {
     CHECK(entries_in(temp.path()) == 0);
 }
 
+TEST_CASE("atomic_folder: one file alone becomes the output") {
+    const temp_folder temp;
+    const auto write = [&](bool force, const char* text) -> bitmill::result<void> {
+        auto folder = atomic_folder::create(temp / "x.gguf", "", force, {}, "model.gguf");
+        if (!folder) return folder.error();
+        REQUIRE(bitmill::write_file(folder->path_of("model.gguf"), text));
+        REQUIRE(bitmill::write_file(folder->path_of("other"), "goes"));
+        return folder->commit();
+    };
+    REQUIRE(write(false, "A"));
+    CHECK(get_file(temp / "x.gguf") == "A");
+    CHECK(entries_in(temp.path()) == 1);
+    CHECK(write(false, "B").error().code == error_code::invalid_argument);
+    CHECK(get_file(temp / "x.gguf") == "A");
+    REQUIRE(write(true, "B"));
+    CHECK(get_file(temp / "x.gguf") == "B");
+    CHECK(entries_in(temp.path()) == 1);
+    {
+        auto appears = atomic_folder::create(temp / "y.gguf", "", false, {}, "model.gguf").value();
+        REQUIRE(bitmill::write_file(appears.path_of("model.gguf"), "A"));
+        put_file(temp / "y.gguf", "the user's");
+        CHECK(appears.commit().error().code == error_code::invalid_argument);
+    }
+    CHECK(get_file(temp / "y.gguf") == "the user's");
+    fs::create_directory(temp / "z.gguf");
+    CHECK(atomic_folder::create(temp / "z.gguf", "", true, {}, "model.gguf").error().message ==
+          "is not a file; choose another output");
+    CHECK(entries_in(temp.path()) == 3);
+}
+
 TEST_CASE("atomic_folder: path_of stays inside") {
     const temp_folder temp;
     const auto folder = atomic_folder::create(temp / "out", "", false).value();

@@ -30,8 +30,8 @@ inline constexpr const char* old_suffix = ".bitmill-old";
 
 BITMILL_INLINE atomic_folder::atomic_folder(atomic_folder&& other) noexcept
     : out_(std::move(other.out_)), name_(std::move(other.name_)), partial_(std::move(other.partial_)),
-      old_(std::move(other.old_)), key_(std::move(other.key_)), force_(other.force_),
-      resumes_(other.resumes_), parent_fd_(std::exchange(other.parent_fd_, -1)),
+      old_(std::move(other.old_)), key_(std::move(other.key_)), single_(std::move(other.single_)),
+      force_(other.force_), resumes_(other.resumes_), parent_fd_(std::exchange(other.parent_fd_, -1)),
       partial_fd_(std::exchange(other.partial_fd_, -1)) {}
 
 BITMILL_INLINE atomic_folder& atomic_folder::operator=(atomic_folder&& other) noexcept {
@@ -42,6 +42,7 @@ BITMILL_INLINE atomic_folder& atomic_folder::operator=(atomic_folder&& other) no
         partial_ = std::move(other.partial_);
         old_ = std::move(other.old_);
         key_ = std::move(other.key_);
+        single_ = std::move(other.single_);
         force_ = other.force_;
         resumes_ = other.resumes_;
         parent_fd_ = std::exchange(other.parent_fd_, -1);
@@ -54,7 +55,7 @@ BITMILL_INLINE atomic_folder::~atomic_folder() { discard(); }
 
 BITMILL_INLINE result<atomic_folder> atomic_folder::create(const std::string& out,
                                                            const std::string& source_root, bool force,
-                                                           std::string key) {
+                                                           std::string key, std::string single) {
     namespace fs = std::filesystem;
     const auto refuse = [&](std::string message) {
         return detail::make_error(error_code::invalid_argument, std::move(message), out);
@@ -64,6 +65,7 @@ BITMILL_INLINE result<atomic_folder> atomic_folder::create(const std::string& ou
     const auto slash = trimmed.rfind('/');
     atomic_folder made;
     made.key_ = std::move(key);
+    made.single_ = std::move(single);
     made.force_ = force;
     made.name_ = slash == std::string::npos ? trimmed : trimmed.substr(slash + 1);
     if (detail::why_not_relative(made.name_) != nullptr)
@@ -124,9 +126,15 @@ BITMILL_INLINE result<void> atomic_folder::check_out(const std::string& source_r
         if (errno == ENOENT) return {};
         return detail::os_error(errno, "cannot look at the output", out_);
     }
-    if (S_ISLNK(facts.st_mode)) return refuse("is a symbolic link; give the folder itself");
-    if (!S_ISDIR(facts.st_mode)) return refuse("is not a folder; choose another output");
+    const bool file = !single_.empty();
+    if (S_ISLNK(facts.st_mode))
+        return refuse(file ? "is a symbolic link; give the file itself"
+                           : "is a symbolic link; give the folder itself");
+    if (file ? !S_ISREG(facts.st_mode) : !S_ISDIR(facts.st_mode))
+        return refuse(file ? "is not a file; choose another output"
+                           : "is not a folder; choose another output");
     if (!force_) return refuse("exists already; choose another output, or replace it with --force");
+    if (file) return {};
     auto replaceable = detail::looks_replaceable(out_);
     if (!replaceable) return replaceable.error();
     if (!*replaceable)
@@ -223,14 +231,27 @@ BITMILL_INLINE result<void> atomic_folder::commit() {
         return detail::os_error(errno, "cannot delete", journal_path());
     if (auto synced = detail::sync_tree(out_ + detail::partial_suffix); !synced) return synced;
     if (auto checked = check_out({}); !checked) return checked;
-    return swap_in();
+    return single_.empty() ? swap_in() : swap_in_file();
+}
+
+BITMILL_INLINE result<void> atomic_folder::swap_in_file() {
+    // Without force another process's file, made since check_out, is left alone, too.
+    const int failed = detail::rename_with(partial_fd_, single_.c_str(), parent_fd_, name_.c_str(),
+                                           force_ ? 0 : RENAME_NOREPLACE);
+    if (failed != 0) return detail::os_error(errno, "cannot move the finished file to its place", out_);
+    auto synced = detail::sync_names(parent_fd_, out_);
+    discard();
+    if (synced) return {};
+    error why = synced.error();
+    why.message = "the new file is in place, but: " + why.message;
+    return why;
 }
 
 // Returns 0, or what errno says. From the swap on nothing may need memory: an exception would leave the new folder
 // in place without a word. old_at: the name under which the old folder now waits to be deleted, null for none.
 BITMILL_INLINE int atomic_folder::swap_names(bool replaces, const char*& old_at) noexcept {
     const auto rename = [&](const std::string& from, const std::string& to, unsigned flags) {
-        return detail::rename_with(parent_fd_, from.c_str(), to.c_str(), flags) == 0;
+        return detail::rename_with(parent_fd_, from.c_str(), parent_fd_, to.c_str(), flags) == 0;
     };
     old_at = nullptr;
     if (!replaces) return rename(partial_, name_, RENAME_NOREPLACE) ? 0 : errno;

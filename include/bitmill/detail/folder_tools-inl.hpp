@@ -200,11 +200,11 @@ inline result<void> sync_tree(const std::string& path) {
 
 // renameat2 within one folder. NOREPLACE where the file system has no flags: rename(2), which never replaces a
 // folder that holds anything.
-inline int rename_with(int parent_fd, const char* from, const char* to, unsigned flags) noexcept {
-    const long done = ::syscall(SYS_renameat2, parent_fd, from, parent_fd, to, flags);
+inline int rename_with(int from_fd, const char* from, int to_fd, const char* to, unsigned flags) noexcept {
+    const long done = ::syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
     if (done == 0) return 0;
-    if (flags != RENAME_NOREPLACE || (errno != EINVAL && errno != ENOSYS)) return -1;
-    return ::renameat(parent_fd, from, parent_fd, to);
+    if (flags == RENAME_EXCHANGE || (errno != EINVAL && errno != ENOSYS)) return -1;
+    return ::renameat(from_fd, from, to_fd, to);
 }
 
 // A kill between the two renames of a file system that cannot exchange leaves OUT under its old name only. A folder
@@ -224,7 +224,7 @@ inline result<void> recover_old(int parent_fd, const std::string& name, const st
         if (failed != 0) return os_error(failed, "cannot delete", out + ".bitmill-old");
         return {};
     }
-    if (rename_with(parent_fd, old_name.c_str(), name.c_str(), RENAME_NOREPLACE) != 0)
+    if (rename_with(parent_fd, old_name.c_str(), parent_fd, name.c_str(), RENAME_NOREPLACE) != 0)
         return os_error(errno, "cannot bring the old folder back", out + ".bitmill-old");
     return {};
 }

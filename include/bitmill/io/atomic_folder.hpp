@@ -18,8 +18,11 @@ public:
     // left there is deleted, unless it began a journal with `key` (not ""): then it stays. source_root, "" for none,
     // is the model that is being read: OUT may lie in it but must not be it or hold it. An OUT that exists is invalid_argument unless `force`; with force
     // it is replaced only if it is empty or looks like a model (config.json and *.safetensors).
+    // With `single`, the name of a file that will lie in the folder, OUT becomes that file alone and the folder goes;
+    // an OUT that exists is then replaced only if it is a file.
     [[nodiscard]] static result<atomic_folder> create(const std::string& out, const std::string& source_root,
-                                                      bool force, std::string key = {});
+                                                      bool force, std::string key = {},
+                                                      std::string single = {});
 
     // Of an OUT that is finished and stays: takes away what killed runs left in it and beside it. Where another
     // process is at work there, it does nothing.
@@ -59,6 +62,7 @@ private:
     result<void> take_over(bool stale);
     int swap_names(bool replaces, const char*& old_at) noexcept;
     result<void> swap_in();
+    result<void> swap_in_file();
     result<void> clear_away(int placed_fd, const char* old_at, int old_fd);
     void discard() noexcept;
 
@@ -66,6 +70,7 @@ private:
     std::string name_;           // last part of OUT
     std::string partial_, old_;  // its siblings
     std::string key_;
+    std::string single_;  // "": the whole folder
     bool force_ = false;
     bool resumes_ = false;
     int parent_fd_ = -1;
