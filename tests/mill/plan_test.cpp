@@ -332,14 +332,14 @@ TEST_CASE("plan: a tiny matrix is never made larger") {
     CHECK(holds(find(plan, "a.weight").reason, "would not shrink"));
 }
 
-TEST_CASE("plan: a model that is quantized already is refused") {
+TEST_CASE("plan: a model that is quantized in a way that is not read is refused") {
     const temp_folder temp;
     put_model(temp.path(), {make_tensor("a.weight", dtype::f32, {64, 128}, 1)},
-              R"({"model_type": "bert", "quantization_config": {"quant_method": "gptq"}})");
+              R"({"model_type": "bert", "quantization_config": {"quant_method": "hqq"}})");
     const auto plan = plan_of(temp.path(), [](auto&) {});
     REQUIRE_FALSE(plan);
-    CHECK(plan.error().code == error_code::bad_input);
-    CHECK(holds(plan.error().message, "gptq"));
+    CHECK(plan.error().code == error_code::unsupported);
+    CHECK(holds(plan.error().message, "hqq"));
     CHECK(holds(plan.error().file, "config.json"));
 }
 

@@ -76,6 +76,13 @@ inline constexpr scheme_facts scheme_table[] = {
     return scheme_table[static_cast<std::size_t>(type)];
 }
 
+// "fp32", "fp16", "bf16": what a float that is stored as it is counts as; "" for any other dtype.
+[[nodiscard]] constexpr const char* plain_name(dtype type) noexcept {
+    for (const auto& row : scheme_table)
+        if (!row.integer && !row.code_book && row.plain == type) return row.name;
+    return "";
+}
+
 // For reports: "int4 group 128", "int8 per_channel asymmetric", "nf4 block 64 double_quant", "fp16".
 [[nodiscard]] inline std::string to_text(const scheme& s) {
     static constexpr const char* names[] = {"per_tensor", "per_channel", "group", "block"};

@@ -4,6 +4,7 @@
 
 #include <bitmill/codec/codec.hpp>
 #include <bitmill/detail/hf_config-inl.hpp>
+#include <bitmill/detail/stored_values-inl.hpp>
 #include <bitmill/detail/tile_runner-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
 #include <bitmill/mill/mill.hpp>
@@ -16,7 +17,7 @@ class dequantizer {
 public:
     dequantizer(const checkpoint& model, const stored_model& stored, std::optional<dtype> type,
                 const work_options& options)
-        : model_(model), stored_(stored), type_(type), memory_(options.memory),
+        : model_(model), stored_(stored), type_(type), values_(model, stored, options.memory),
           runner_(options, total_bytes(stored)) {}
 
     [[nodiscard]] dtype output_type(const stored_tensor& t) const {
@@ -64,25 +65,23 @@ public:
     [[nodiscard]] const progress& now() const { return runner_.now(); }
 
 private:
-    // Rows of integer codes, elements of blocks and casts, bytes of copies.
+    // Elements of codes and casts, bytes of copies.
     struct cut {
         std::uint64_t units;
         std::uint64_t per_tile = tile_bytes / 4;
         std::uint64_t footprint = 0;
         cut(const stored_tensor& t, dtype type) : units(t.elements) {
             if (t.elements == 0) return;
-            if (!t.scheme && type == t.type) {
+            if (t.scheme) {
+                const std::uint64_t granule = stored_values::granule(t);
+                per_tile = std::max<std::uint64_t>(1, per_tile / granule) * granule;
+                const std::uint64_t most = std::min(units, per_tile);
+                footprint = most * element_bytes(type) + stored_values::scratch_bytes(t, most, type);
+            } else if (type == t.type) {
                 units = t.bytes;
                 per_tile = tile_bytes;
                 footprint = tile_bytes;
-            } else if (t.scheme && facts(t.scheme->type).integer) {
-                units = t.shape[0];
-                per_tile =
-                    std::max<std::uint64_t>(1, tile_bytes / 4 / std::max<std::uint64_t>(t.shape[1], 1));
-                footprint = std::min(units, per_tile) * t.shape[1] * 8 + t.shape[1] * 4 + tile_bytes;
             } else {
-                if (t.scheme && t.scheme->double_quant)
-                    per_tile = std::max<std::uint64_t>(per_tile, nested_block * t.scheme->group_size);
                 footprint = std::min(units, per_tile) * 12 + tile_bytes;
             }
         }
@@ -94,16 +93,13 @@ private:
         return sum;
     }
 
-    result<void> read(checkpoint::location at, std::uint64_t offset, std::byte* to,
+    result<void> read(const stored_tensor& t, std::uint64_t offset, std::byte* to,
                       std::uint64_t count) const {
-        return read(model_.shard(at.shard), at, offset, to, count);
-    }
-    static result<void> read(const weight_file& file, checkpoint::location at, std::uint64_t offset,
-                             std::byte* to, std::uint64_t count) {
-        auto done = file.read(file[at.tensor], offset, {to, static_cast<std::size_t>(count)});
+        const auto& file = model_.shard(t.codes.shard);
+        auto done = file.read(file[t.codes.tensor], offset, {to, static_cast<std::size_t>(count)});
         if (done) return {};
         error what = done.error();
-        what.tensor = std::string(file[at.tensor].name);
+        what.tensor = t.name;
         return what;
     }
 
@@ -113,12 +109,12 @@ private:
         if (t.scheme) return write_decoded(one, t, type, buffers, files);
         if (type == t.type) {
             std::byte* bytes = grow(buffers.source, one.count);
-            if (auto done = read(t.codes, one.first, bytes, one.count); !done) return done;
+            if (auto done = read(t, one.first, bytes, one.count); !done) return done;
             return files.write(places_[one.tensor], one.first, bytes, one.count);
         }
         const std::uint64_t width = element_bytes(t.type);
         std::byte* bytes = grow(buffers.source, one.count * width);
-        if (auto done = read(t.codes, one.first * width, bytes, one.count * width); !done) return done;
+        if (auto done = read(t, one.first * width, bytes, one.count * width); !done) return done;
         std::byte* output = grow(buffers.output, one.count * element_bytes(type));
         const weight_view wide{t.type, bytes, 1, static_cast<std::size_t>(one.count)};
         if (const auto obstacle = find_cast_obstacle(wide, type); obstacle && !obstacle->not_finite)
@@ -130,46 +126,14 @@ private:
 
     result<void> write_decoded(const tile& one, const stored_tensor& t, dtype type, tile_buffers& buffers,
                                weight_files& files) const {
-        const scheme& s = *t.scheme;
-        const bool rows = facts(s.type).integer;
-        const std::uint64_t cols = rows ? t.shape[1] : 1;
-        const auto sizes_of = [&](std::uint64_t units) {
-            return encode_bound(s, rows ? units : 1, rows ? cols : units).value();
-        };
-        const encoded_sizes sizes = sizes_of(one.count);
-        encoded_sizes before = sizes_of(one.first);
-        if (s.granularity == granularity::per_tensor) before.scales = before.zero_points = 0;
-        // Each part begins at a multiple of 16: scales are read as floats.
-        const auto aligned = [](std::uint64_t bytes) { return ceil_div(bytes, 16) * 16; };
-        std::byte* bytes =
-            grow(buffers.source, aligned(sizes.codes) + aligned(sizes.scales) +
-                                     aligned(sizes.nested_scales + sizes.zero_points + sizes.residual));
-        std::byte* third = bytes + aligned(sizes.codes) + aligned(sizes.scales);  // no scheme has more
-        encoded_view coded{bytes, bytes + aligned(sizes.codes), third, third, t.nested_offset, third};
-        if (auto done = read(t.codes, before.codes, coded.codes, sizes.codes); !done) return done;
-        if (auto done = read(t.scales, before.scales, coded.scales, sizes.scales); !done) return done;
-        if (s.double_quant)
-            if (auto done =
-                    read(t.nested_scales, before.nested_scales, coded.nested_scales, sizes.nested_scales);
-                !done)
-                return done;
-        if (!s.symmetric)
-            if (auto done = read(t.zero_points, before.zero_points, third, sizes.zero_points); !done)
-                return done;
-        if (s.planes)
-            if (auto done = read(stored_.residual_of(t), t.residual, before.residual, third, sizes.residual);
-                !done)
-                return done;
-        const std::uint64_t elements = one.count * cols;
-        std::byte* output = grow(buffers.output, elements * element_bytes(type));
-        const matrix_view matrix{type, output, static_cast<std::size_t>(rows ? one.count : 1),
-                                 static_cast<std::size_t>(rows ? cols : one.count)};
-        if (auto done = decode(s, coded, matrix, memory_); !done) return done;
+        const std::uint64_t width = element_bytes(type);
+        std::byte* output = grow(buffers.output, one.count * width);
+        if (auto done = values_.read(t, one.first, one.count, type, output, buffers.coded); !done)
+            return done;
         if (const auto obstacle =
-                find_cast_obstacle({type, output, 1, static_cast<std::size_t>(elements)}, type))
-            return unfit(t, one.first * cols + obstacle->index, type);
-        return files.write(places_[one.tensor], one.first * cols * element_bytes(type), output,
-                           elements * element_bytes(type));
+                find_cast_obstacle({type, output, 1, static_cast<std::size_t>(one.count)}, type))
+            return unfit(t, one.first + obstacle->index, type);
+        return files.write(places_[one.tensor], one.first * width, output, one.count * width);
     }
 
     [[nodiscard]] error unfit(const stored_tensor& t, std::uint64_t element, dtype type) const {
@@ -184,7 +148,7 @@ private:
     const checkpoint& model_;
     const stored_model& stored_;
     std::optional<dtype> type_;
-    memory_source memory_;
+    stored_values values_;
     tile_runner runner_;
     std::vector<weight_files::place> places_;
 };

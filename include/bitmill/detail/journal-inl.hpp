@@ -78,7 +78,9 @@ inline tile_record record_of(const journal_entry& entry) {
 
 // Work of one key gives the same tiles. It holds all that they depend on; threads, memory and side files are not
 // among it.
-inline result<std::string> journal_key(const checkpoint& model, const mill_options& options) {
+inline result<std::string> journal_key(const checkpoint& model,
+                                       const std::vector<std::pair<std::string, const weight_file*>>& files,
+                                       const mill_options& options) {
     sha256 sum;
     const auto add_text = [&](std::string_view text) {
         sum.update(std::to_string(text.size()) + ":").update(text);
@@ -89,14 +91,14 @@ inline result<std::string> journal_key(const checkpoint& model, const mill_optio
     const auto request = ordered_json::to_cbor(json_of(options));
     sum.update(std::as_bytes(std::span(request)));
     add_text(model.config_text());
-    for (std::size_t shard = 0; shard < model.shard_count(); ++shard) {
-        const input_file& file = model.shard(shard).file();
+    for (const auto& [name, weights] : files) {
+        const input_file& file = weights->file();
         const auto stamp = file.stamp();
         if (!stamp) return stamp.error();
-        const auto [first, bytes] = model.shard(shard).header();
+        const auto [first, bytes] = weights->header();
         const auto header = digest_of_bytes(file, first, bytes, options.memory);
         if (!header) return header.error();
-        add_text(model.shard_name(shard));
+        add_text(name);
         add(sum.update(std::as_bytes(std::span(&*stamp, 1))), *header);
     }
     return hex_text(sum.finish());

@@ -135,7 +135,8 @@ inline std::uint64_t total_bytes(const std::vector<output_part>& parts) {
 }
 
 inline std::vector<output_part> copied(const planned_tensor& t) {
-    return {{output_part::kind::copy, t.name, t.source_dtype, t.shape, t.source_bytes, {}}};
+    const auto what = t.coded ? output_part::kind::codes : output_part::kind::copy;
+    return {{what, t.name, t.source_dtype, t.shape, t.kept_bytes(), {}}};
 }
 
 }  // namespace detail
@@ -164,8 +165,8 @@ BITMILL_INLINE result<void> lay_out(mill_plan& plan, bool strict) {
                                                  : detail::bitsandbytes_parts(t, *sizes);
         const std::uint64_t bytes =
             detail::total_bytes(t.parts) + detail::header_entry_bytes * (t.parts.size() - 1);
-        if (bytes < t.source_bytes) continue;
-        const std::string reason = "would not shrink: " + std::to_string(t.source_bytes) + " bytes to " +
+        if (bytes < t.kept_bytes()) continue;
+        const std::string reason = "would not shrink: " + std::to_string(t.kept_bytes()) + " bytes to " +
                                    std::to_string(bytes) + " with scales and header";
         if (auto kept = keep(t, reason, strict); !kept) return kept;
         t.parts = detail::copied(t);

@@ -57,7 +57,7 @@ inline digest weights_digest(const digest& header, const std::vector<digest>& te
 
 // How the codes of a tensor come about; a later version that computes them otherwise counts up.
 inline std::string algorithm_id(const planned_tensor& t) {
-    if (!t.effective) return "copy";
+    if (!t.effective) return t.coded ? "decode/1" : "copy";
     const auto& type = facts(t.effective->type);
     if (!type.integer && !type.code_book) return "cast/1";
     return std::string(type.name) + (t.effective->planes ? "-planes-" : "-") +

@@ -251,12 +251,13 @@ inline result<bool> holds_already(const checkpoint& model, const mill_plan& plan
     // What costs nothing first.
     const std::string& config = model.config_text();
     const bool has_config = !config.empty();
-    if (source.size() != model.shard_count() + (has_config ? 1 : 0)) return false;
+    const auto files = source_files(model, plan.source);
+    if (source.size() != files.size() + (has_config ? 1 : 0)) return false;
     if (has_config &&
         !(same(source["config.json"], config.size()) && equals(source["config.json"], sha256::of(config))))
         return false;
-    for (std::size_t shard = 0; shard < model.shard_count(); ++shard)
-        if (!same(source[model.shard_name(shard)], model.shard(shard).file().size())) return false;
+    for (const auto& [name, file] : files)
+        if (!same(source[name], file->file().size())) return false;
     const auto plain = std::count_if(copies.begin(), copies.end(),
                                      [](const auto& one) { return one.second->at("hash") == "plain"; });
     if (static_cast<std::size_t>(plain) != others.size() + model.side_files().size()) return false;
@@ -275,11 +276,13 @@ inline result<bool> holds_already(const checkpoint& model, const mill_plan& plan
     std::map<std::string, std::uint64_t> pieces;
     for (const auto& tensor : stated.json.at("tensors"))
         pieces[tensor.at("name").get<std::string>()] = tensor.at("source").at("piece").get<std::uint64_t>();
-    for (std::size_t shard = 0; shard < model.shard_count(); ++shard) {
-        const auto value = file_checker(model.root(), options).weights(model.shard(shard), pieces);
+    for (const auto& [name, file] : files) {
+        const auto value = plan.source.quant_method.empty()
+                               ? file_checker(model.root(), options).weights(*file, pieces)
+                               : digest_of_bytes(file->file(), 0, file->file().size(), options.memory);
         if (!value && value.error().code == error_code::refused) return false;
         if (!value) return value.error();
-        if (!equals(source[model.shard_name(shard)], *value)) return false;
+        if (!equals(source[name], *value)) return false;
     }
     const auto checked = check_files(out, stated, options);
     if (!checked && is_failure(checked.error())) return checked.error();

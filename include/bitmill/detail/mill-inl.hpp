@@ -65,8 +65,14 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan, 
         row.shape = t.shape;
         row.source_dtype = t.source_dtype;
         row.requested = t.requested ? to_text(*t.requested) : "keep";
-        row.effective = !t.tied_to.empty() ? "tied" : t.effective ? to_text(*t.effective) : "keep";
+        row.effective = !t.tied_to.empty() ? "tied"
+                        : t.effective      ? to_text(*t.effective)
+                        : t.coded          ? plain_name(t.source_dtype)
+                                           : "keep";
         row.reason = t.reason;
+        if (t.coded)
+            row.reason += (t.reason.empty() ? "decoded from " : "; decoded from ") +
+                          plan.source.quant_method + " " + to_text(*t.coded->scheme);
         row.elements = t.elements;
         row.source_bytes = t.tied_to.empty() ? t.source_bytes : 0;
         row.bytes = total_bytes(t.parts);
@@ -82,22 +88,25 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan, 
     return report;
 }
 
-// The source's shards as they lie, and its config.json.
+// The source's weight files as they lie, and its config.json. Of a quantized model the files' own bytes count: a tile
+// knows what it decoded, and not what stood beside it.
 inline result<std::vector<file_record>> source_records(const checkpoint& model, const mill_plan& plan,
                                                        memory_source memory,
                                                        const std::vector<tensor_record>& tensors) {
     std::vector<file_record> out;
     std::size_t at = 0;
-    for (std::size_t shard = 0; shard < model.shard_count(); ++shard) {
-        const auto& file = model.shard(shard);
-        const auto [first, bytes] = file.dense() ? file.header() : weight_file::range{0, file.file().size()};
+    const auto files = source_files(model, plan.source);
+    for (std::size_t i = 0; i < files.size(); ++i) {
+        const auto& file = *files[i].second;
+        const bool by_tensor = file.dense() && plan.source.quant_method.empty();
+        const auto [first, bytes] = by_tensor ? file.header() : weight_file::range{0, file.file().size()};
         auto value = digest_of_bytes(file.file(), first, bytes, memory);
         if (!value) return value.error();
         std::vector<digest> digests;
-        for (; at < plan.tensors.size() && plan.tensors[at].source.shard == shard; ++at)
+        for (; at < plan.tensors.size() && plan.tensors[at].source.shard == i; ++at)
             digests.push_back(tensors[at].source.value);
-        if (file.dense()) *value = weights_digest(*value, digests);
-        out.push_back({model.shard_name(shard), file.file().size(), *value, file.dense()});
+        if (by_tensor) *value = weights_digest(*value, digests);
+        out.push_back({files[i].first, file.file().size(), *value, by_tensor});
     }
     const std::string& config = model.config_text();
     if (!config.empty()) out.push_back({"config.json", config.size(), sha256::of(config), false});
@@ -211,8 +220,10 @@ inline result<mill_report> mill_into(const checkpoint& model, const std::string&
     std::optional<atomic_folder> folder;
     if (!options.dry_run) {
         // Options that make no sense are refused before anything is made beside OUT.
-        if (auto plan = make_plan(model, options); !plan) return plan.error();
-        auto key = options.resume ? journal_key(model, options) : std::string();
+        auto plan = make_plan(model, options);
+        if (!plan) return plan.error();
+        auto key =
+            options.resume ? journal_key(model, source_files(model, plan->source), options) : std::string();
         if (!key) return key.error();
         auto made = atomic_folder::create(out, model.root(), options.force, std::move(*key));
         if (!made) return made.error();

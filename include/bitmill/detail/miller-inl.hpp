@@ -8,6 +8,7 @@
 #include <bitmill/core/sha256.hpp>
 #include <bitmill/detail/journal-inl.hpp>
 #include <bitmill/detail/manifest-inl.hpp>
+#include <bitmill/detail/stored_values-inl.hpp>
 #include <bitmill/detail/tile_runner-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
 #include <bitmill/mill/plan.hpp>
@@ -15,19 +16,19 @@
 namespace bitmill::detail {
 
 // How a planned tensor is cut. Units are rows of a matrix with integer codes, elements of a flattened tensor
-// for code books and casts, bytes of a copy.
+// for code books, casts and what is only decoded, bytes of a copy.
 struct tiling {
-    std::uint64_t unit_bytes;  // in the source
+    std::uint64_t unit_bytes;  // in the source, decoded where it is coded
     std::uint64_t units;
     std::uint64_t per_tile;
 
     explicit tiling(const planned_tensor& t) {
         const std::uint64_t element = element_bytes(t.source_dtype);
-        if (!t.effective) {
+        if (!t.effective && !t.coded) {
             unit_bytes = 1;
             units = t.tied_to.empty() ? t.source_bytes : 0;
             per_tile = tile_bytes;
-        } else if (facts(t.effective->type).integer) {
+        } else if (t.effective && facts(t.effective->type).integer) {
             unit_bytes = t.cols() * element;
             units = t.rows();
             per_tile = std::max<std::uint64_t>(1, tile_bytes / std::max<std::uint64_t>(unit_bytes, 1));
@@ -36,10 +37,11 @@ struct tiling {
             units = t.elements;
             per_tile = tile_bytes / 4;  // a multiple of every block size
             // The absmax values are coded in blocks of 256 of their own.
-            if (t.effective->double_quant)
+            if (t.effective && t.effective->double_quant)
                 per_tile = std::max<std::uint64_t>(per_tile, nested_block * t.effective->group_size);
         }
     }
+    [[nodiscard]] std::uint64_t bytes() const { return units * unit_bytes; }
     void cut(std::size_t tensor, std::vector<tile>& tiles) const {
         for (std::uint64_t first = 0; first < units; first += per_tile)
             tiles.push_back({tensor, first, std::min(per_tile, units - first)});
@@ -63,7 +65,8 @@ inline std::uint64_t third_part(const encoded_sizes& sizes) {
 class miller {
 public:
     miller(const checkpoint& model, mill_plan& plan, const mill_options& options)
-        : model_(model), plan_(plan), options_(options), runner_(options, total_work()) {}
+        : model_(model), plan_(plan), options_(options), values_(model, plan.source, options.memory),
+          runner_(options, total_work()) {}
 
     // Reads the tensors whose scheme depends on all of their values.
     result<void> scan() {
@@ -73,8 +76,7 @@ public:
             const planned_tensor& t = plan_.tensors[i];
             if (!needs_scan(t)) continue;
             const tiling cut(t);
-            footprint =
-                std::max(footprint, cut.unit_bytes * std::min(cut.per_tile, cut.units) + scratch_bytes(t));
+            footprint = std::max(footprint, source_room(t));
             cut.cut(i, tiles);
         }
         if (tiles.empty()) return {};
@@ -118,8 +120,7 @@ public:
             }
             const tiling cut(t);
             const std::uint64_t largest = std::min(cut.per_tile, cut.units);
-            footprint = std::max(
-                footprint, cut.unit_bytes * largest + coded_bytes(t, largest).total() + scratch_bytes(t));
+            footprint = std::max(footprint, source_room(t) + coded_bytes(t, largest).total());
             cut.cut(i, tiles);
         }
         records_.resize(tiles.size());
@@ -192,12 +193,20 @@ private:
     }
     [[nodiscard]] std::uint64_t total_work() const {
         std::uint64_t sum = 0;
-        for (const auto& t : plan_.tensors)
-            if (t.tied_to.empty()) sum += t.source_bytes * (needs_scan(t) ? 2 : 1);
+        for (const auto& t : plan_.tensors) sum += tiling(t).bytes() * (needs_scan(t) ? 2 : 1);
         return sum;
     }
     [[nodiscard]] std::uint64_t source_bytes(const tile& one) const {
         return one.count * tiling(plan_.tensors[one.tensor]).unit_bytes;
+    }
+    // What a tile of the source takes until its codes are there.
+    [[nodiscard]] static std::uint64_t source_room(const planned_tensor& t) {
+        const tiling cut(t);
+        const std::uint64_t bytes = cut.unit_bytes * std::min(cut.per_tile, cut.units);
+        return bytes + scratch_bytes(t) +
+               (t.coded ? stored_values::scratch_bytes(*t.coded, bytes / element_bytes(t.source_dtype),
+                                                       t.source_dtype)
+                        : 0);
     }
     // What the codec holds besides source and codes: a chunk of f32, or a row where a row is longer.
     [[nodiscard]] static std::uint64_t scratch_bytes(const planned_tensor& t) {
@@ -227,8 +236,8 @@ private:
         }
         const tiling cut(t);
         const encoded_sizes sizes = coded_bytes(t, cut.per_tile);
-        const std::uint64_t pieces[] = {t.effective ? sizes.codes : cut.per_tile, sizes.scales,
-                                        third_part(sizes)};
+        const std::uint64_t pieces[] = {t.effective ? sizes.codes : cut.unit_bytes * cut.per_tile,
+                                        sizes.scales, third_part(sizes)};
         return {pieces[slot], fold(records, [slot](const tile_record& r) { return r.parts[slot]; })};
     }
 
@@ -251,13 +260,20 @@ private:
         const std::uint64_t bytes = one.count * cut.unit_bytes;
         std::byte* to = grow(buffers.source, bytes);
         const auto& file = model_.shard(t.source.shard);
-        if (auto done = file.read(file[t.source.tensor], one.first * cut.unit_bytes,
-                                  {to, static_cast<std::size_t>(bytes)});
-            !done)
-            return name_it(done.error(), t);
+        const std::uint64_t element = element_bytes(t.source_dtype);
+        auto done = t.coded ? values_.read(*t.coded, element_of(one, 0), bytes / element, t.source_dtype, to,
+                                           buffers.coded)
+                            : file.read(file[t.source.tensor], one.first * cut.unit_bytes,
+                                        {to, static_cast<std::size_t>(bytes)});
+        if (!done) return name_it(done.error(), t);
         const bool rows = t.effective && facts(t.effective->type).integer;
-        return weight_view{t.source_dtype, to, static_cast<std::size_t>(rows ? one.count : 1),
-                           static_cast<std::size_t>(rows ? t.cols() : one.count)};
+        const weight_view view{t.source_dtype, to, static_cast<std::size_t>(rows ? one.count : 1),
+                               static_cast<std::size_t>(rows ? t.cols() : one.count)};
+        // What is only decoded meets no codec that would find damaged scales.
+        if (t.coded && !t.effective && !options_.keep_non_finite)
+            if (const auto obstacle = find_cast_obstacle(view, t.source_dtype))
+                return not_finite(one, obstacle->index);
+        return view;
     }
 
     // The codec counts elements within a tile.
@@ -270,12 +286,14 @@ private:
     [[nodiscard]] error not_finite(const tile& one, std::uint64_t index) const {
         const planned_tensor& t = plan_.tensors[one.tensor];
         const std::uint64_t element = element_of(one, index);
-        const std::uint64_t offset = model_.shard(t.source.shard)[t.source.tensor].offset;
-        return name_it({.code = error_code::bad_input,
-                        .message = "NaN or infinity at element " + std::to_string(element) +
-                                   "; --nan keep keeps such tensors as they are",
-                        .offset = offset + element * element_bytes(t.source_dtype)},
-                       t);
+        const std::uint64_t offset = model_.shard(t.source.shard)[t.source.tensor].offset +
+                                     (t.coded ? 0 : element * element_bytes(t.source_dtype));
+        return name_it(
+            {.code = error_code::bad_input,
+             .message = (t.coded ? "decodes to NaN or infinity at element " : "NaN or infinity at element ") +
+                        std::to_string(element) + "; --nan keep keeps such tensors as they are",
+             .offset = offset},
+            t);
     }
 
     result<void> scan_tile(const tile& one, tile_buffers& buffers, finding& found) const {
@@ -369,7 +387,10 @@ private:
     template <class Visit>
     result<void> each_part(const tile& one, const Visit& visit) const {
         const planned_tensor& t = plan_.tensors[one.tensor];
-        if (!t.effective) return visit(places_[one.tensor][0], 0, one.first, one.count);
+        if (!t.effective) {
+            const std::uint64_t unit = tiling(t).unit_bytes;
+            return visit(places_[one.tensor][0], 0, one.first * unit, one.count * unit);
+        }
         const encoded_sizes sizes = coded_bytes(t, one.count);
         const encoded_sizes before = coded_bytes(t, one.first);
         const std::uint64_t begins[] = {before.codes, before.scales, third_part(before)};
@@ -445,8 +466,8 @@ private:
             which.push_back(at);
             total += source_bytes(tiles_[at]);
             const planned_tensor& t = plan_.tensors[tiles_[at].tensor];
-            largest =
-                std::max(largest, t.effective ? coded_bytes(t, tiles_[at].count).total() : tiles_[at].count);
+            largest = std::max(
+                largest, t.effective ? coded_bytes(t, tiles_[at].count).total() : source_bytes(tiles_[at]));
         }
         tile_runner runner(options_, total);
         return runner.run(
@@ -479,6 +500,7 @@ private:
     const checkpoint& model_;
     mill_plan& plan_;
     const mill_options& options_;
+    stored_values values_;
     tile_runner runner_;
     std::vector<std::vector<weight_files::place>> places_;
     std::vector<tile> tiles_;

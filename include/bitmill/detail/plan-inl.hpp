@@ -479,6 +479,7 @@ private:
             const bool same = facts(s.type).plain == t.source_dtype;
             if ((same && options_.weight_threshold == 0) || (s.type == scheme_type::f32 && !same)) {
                 t.effective.reset();
+                if (t.coded) return {};
                 t.requested.reset();
                 t.reason =
                     same ? "already " + std::string(facts(t.source_dtype).name) : "copied: no scheme for F64";
@@ -508,7 +509,7 @@ inline void settle_ties(const checkpoint& model, mill_plan& plan) {
              std::vector<planned_tensor*>>
         groups;
     for (auto& t : plan.tensors) {
-        if (!plan.ties_embeddings || t.elements == 0 || t.shape.size() != 2) continue;
+        if (!plan.ties_embeddings || t.elements == 0 || t.shape.size() != 2 || t.coded) continue;
         const tensor_info info = model.shard(t.source.shard)[t.source.tensor];
         groups[{t.source.shard, info.offset, t.shape, {info.strides.begin(), info.strides.end()}}].push_back(
             &t);
@@ -531,17 +532,9 @@ inline void settle_ties(const checkpoint& model, mill_plan& plan) {
     }
 }
 
-inline result<void> read_model_facts(const checkpoint& model, mill_plan& plan) {
-    if (model.config_text().empty()) return {};
+inline void read_model_facts(const checkpoint& model, mill_plan& plan) {
+    if (model.config_text().empty()) return;
     const auto config = json::parse(model.config_text());
-    if (const auto found = config.find("quantization_config"); found != config.end() && !found->is_null()) {
-        const auto method = found->is_object() ? found->find("quant_method") : found->end();
-        const bool named = found->is_object() && method != found->end() && method->is_string();
-        const std::string how = named ? method->get<std::string>() : "unknown method";
-        return error{.code = error_code::bad_input,
-                     .message = "the model is quantized already (" + how + "): dequantize it first",
-                     .file = model.root() + "/config.json"};
-    }
     if (const auto found = config.find("model_type"); found != config.end() && found->is_string())
         plan.model_type = *found;
     const auto ties = config.find("tie_word_embeddings");
@@ -550,7 +543,27 @@ inline result<void> read_model_facts(const checkpoint& model, mill_plan& plan) {
     if (const auto found = config.find("architectures"); found != config.end() && found->is_array())
         for (const auto& one : *found)
             if (one.is_string()) plan.architectures.push_back(one);
-    return {};
+}
+
+// The logical tensors as they lie in their files; of a quantized model with where their codes and scales are.
+inline std::vector<planned_tensor> find_tensors(stored_model& source) {
+    std::vector<planned_tensor> out;
+    for (auto& s : source.tensors) {
+        planned_tensor t;
+        t.name = s.name;
+        t.source = s.codes;
+        t.source_dtype = s.type;
+        t.shape = s.shape;
+        t.elements = s.elements;
+        t.source_bytes = s.bytes;
+        if (s.scheme) t.coded = std::move(s);
+        out.push_back(std::move(t));
+    }
+    source.tensors.clear();
+    std::stable_sort(out.begin(), out.end(), [](const auto& a, const auto& b) {
+        return std::pair(a.source.shard, a.source.tensor) < std::pair(b.source.shard, b.source.tensor);
+    });
+    return out;
 }
 
 }  // namespace detail
@@ -592,26 +605,21 @@ BITMILL_INLINE result<mill_plan> make_plan(const checkpoint& model, const mill_o
         return sound.error();
     detail::planner planner(options, plan);
     if (auto ready = planner.prepare(); !ready) return ready.error();
-    if (auto read = detail::read_model_facts(model, plan); !read) return read.error();
-    for (std::size_t shard = 0; shard < model.shard_count(); ++shard) {
-        const auto& file = model.shard(shard);
-        for (std::size_t i = 0; i < file.size(); ++i) {
-            const tensor_info info = file[i];
-            planned_tensor t;
-            t.name = info.name;
-            t.source = {shard, i};
-            t.source_dtype = info.type;
-            t.shape.assign(info.shape.begin(), info.shape.end());
-            t.elements = info.elements;
-            t.source_bytes = info.bytes;
-            if (auto decided = planner.decide(t); !decided) {
-                error what = decided.error();
-                what.file = file.file().path();
-                return what;
-            }
-            plan.tensors.push_back(std::move(t));
+    detail::read_model_facts(model, plan);
+    auto source = read_stored(model);
+    if (!source) return source.error();
+    plan.source = std::move(*source);
+    plan.tensors = detail::find_tensors(plan.source);
+    for (auto& t : plan.tensors) {
+        if (auto decided = planner.decide(t); !decided) {
+            error what = decided.error();
+            what.file = model.shard(t.source.shard).file().path();
+            return what;
         }
     }
+    if (const auto& how = plan.source.quant_method; !how.empty())
+        plan.warnings.push_back("the source is quantized (" + how +
+                                "): errors are those against its own dequantized weights");
     detail::settle_ties(model, plan);
     // Their classes initialise a Linear's weight by name, which compressed modules do not have.
     if (plan.format == format::compressed_tensors &&

@@ -29,6 +29,7 @@ struct tile {
 struct tile_buffers {
     element_buffer source;
     element_buffer output;
+    element_buffer coded;  // what a coded source is decoded from
 };
 
 class tile_runner {
@@ -53,7 +54,7 @@ public:
         const memory_source memory = memory_or_default(options_.memory);
         free_.clear();
         for (std::uint64_t i = 0; i < std::min<std::uint64_t>({fitting, threads_, tiles.size()}); ++i)
-            free_.push_back({element_buffer(memory), element_buffer(memory)});
+            free_.push_back({element_buffer(memory), element_buffer(memory), element_buffer(memory)});
         finished_ = 0;
         failed_at_ = tiles.size();
         failure_.reset();

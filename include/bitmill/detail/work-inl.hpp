@@ -16,6 +16,7 @@
 #include <bitmill/io/safetensors.hpp>
 #include <bitmill/mill/options.hpp>
 #include <bitmill/mill/report.hpp>
+#include <bitmill/mill/stored.hpp>
 
 namespace bitmill::detail {
 
@@ -87,6 +88,18 @@ inline std::string residual_name(const std::string& weights) {
     constexpr std::string_view ending = ".safetensors";
     const std::size_t stem = weights.ends_with(ending) ? weights.size() - ending.size() : weights.size();
     return weights.substr(0, stem) + ".int8.safetensors";
+}
+
+// The source's weight files by their names in its folder.
+inline std::vector<std::pair<std::string, const weight_file*>> source_files(const checkpoint& model,
+                                                                            const stored_model& stored) {
+    std::vector<std::pair<std::string, const weight_file*>> out;
+    for (std::size_t shard = 0; shard < model.shard_count(); ++shard)
+        out.emplace_back(model.shard_name(shard), &model.shard(shard));
+    for (std::size_t shard = 0; shard < stored.residuals.size(); ++shard)
+        if (stored.residuals[shard])
+            out.emplace_back(residual_name(model.shard_name(shard)), &*stored.residuals[shard]);
+    return out;
 }
 
 // The weight files of an output, in the source's sharding, then those of the residual planes, which no index names:

@@ -10,6 +10,7 @@
 #include <bitmill/codec/codec.hpp>
 #include <bitmill/io/checkpoint.hpp>
 #include <bitmill/mill/options.hpp>
+#include <bitmill/mill/stored.hpp>
 
 namespace bitmill {
 
@@ -46,15 +47,16 @@ struct output_part {
 
 struct planned_tensor {
     std::string name;
-    checkpoint::location source{};
-    dtype source_dtype = dtype::f32;
+    checkpoint::location source{};    // of the codes, where it is coded
+    dtype source_dtype = dtype::f32;  // coded: what its codes are decoded to before anything else
     std::vector<std::uint64_t> shape;
     std::uint64_t elements = 0;
-    std::uint64_t source_bytes = 0;
+    std::uint64_t source_bytes = 0;  // as stored, with scales and all
+    std::optional<stored_tensor> coded;
     tensor_role role = tensor_role::other;
 
     std::optional<scheme> requested;  // empty: keep
-    std::optional<scheme> effective;  // empty: copied as it is
+    std::optional<scheme> effective;  // empty: copied as it is; a coded one decoded
     bitmill::method method = bitmill::method::absmax;
     std::string reason;
     std::string tied_to;  // the tensor whose bytes these are, and whom a reader ties again: not written
@@ -68,6 +70,10 @@ struct planned_tensor {
     // Rows x cols as the codec sees the tensor: [out, in] for a matrix, one row for anything else.
     [[nodiscard]] std::uint64_t cols() const { return shape.size() == 2 ? shape[1] : elements; }
     [[nodiscard]] std::uint64_t rows() const { return shape.size() == 2 ? shape[0] : 1; }
+    // Where nothing is coded: another container holds no codes of the source's.
+    [[nodiscard]] std::uint64_t kept_bytes() const {
+        return coded ? elements * element_bytes(source_dtype) : source_bytes;
+    }
 };
 
 struct mill_plan {
@@ -79,11 +85,13 @@ struct mill_plan {
     std::vector<std::string> architectures;
     bool ties_embeddings = false;         // a reader makes the output head of the input embedding
     std::vector<planned_tensor> tensors;  // shard by shard, in file order
+    stored_model source;                  // without its tensors, which are those above
     std::vector<std::string> warnings;
 };
 
 // Errors: invalid_argument and unsupported for options that do not go together or that no reader of the format
-// could load (the message names what can), bad_input for a model that is quantized already.
+// could load (the message names what can); those of read_stored. A model that is quantized already is planned from what its
+// codes are decoded to.
 [[nodiscard]] result<mill_plan> make_plan(const checkpoint& model, const mill_options& options);
 
 // Keeps the tensor as it is. With strict that is an error instead.
