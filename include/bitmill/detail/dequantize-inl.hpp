@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <bitmill/codec/codec.hpp>
+#include <bitmill/detail/gguf_refusal-inl.hpp>
 #include <bitmill/detail/hf_config-inl.hpp>
 #include <bitmill/detail/tile_runner-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
@@ -204,6 +205,7 @@ inline result<mill_report> dequantize(const std::string& path, const std::string
         return error{.code = error_code::invalid_argument, .message = "dequantize writes f32, f16 or bf16"};
     auto model = checkpoint::open(path);
     if (!model) return model.error();
+    if (auto plain = refuse_gguf(*model, "dequantize"); !plain) return plain.error();
     auto stored = read_stored(*model, level);
     if (!stored) return stored.error();
     log_start(options, "dequantize", *model, type ? std::string(facts(*type).torch) : "the dtype before");
