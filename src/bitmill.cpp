@@ -7,6 +7,7 @@
 #include <bitmill/detail/codec-inl.hpp>
 #include <bitmill/detail/dequantize-inl.hpp>
 #include <bitmill/detail/file-inl.hpp>
+#include <bitmill/detail/gguf-inl.hpp>
 #include <bitmill/detail/hf_config-inl.hpp>
 #include <bitmill/detail/inspect-inl.hpp>
 #include <bitmill/detail/layout-inl.hpp>
@@ -18,6 +19,7 @@
 #include <bitmill/detail/safetensors-inl.hpp>
 #include <bitmill/detail/sha256-inl.hpp>
 #include <bitmill/detail/stored-inl.hpp>
+#include <bitmill/detail/tensor_writer-inl.hpp>
 #include <bitmill/detail/torch-inl.hpp>
 #include <bitmill/detail/variants-inl.hpp>
 #include <bitmill/detail/verify-inl.hpp>

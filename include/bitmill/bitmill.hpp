@@ -9,6 +9,7 @@
 #include <bitmill/core/config.hpp>
 #include <bitmill/core/dtype.hpp>
 #include <bitmill/core/error.hpp>
+#include <bitmill/core/ggml_type.hpp>
 #include <bitmill/core/half.hpp>
 #include <bitmill/core/memory.hpp>
 #include <bitmill/core/parallel.hpp>
@@ -16,7 +17,9 @@
 #include <bitmill/io/atomic_folder.hpp>
 #include <bitmill/io/checkpoint.hpp>
 #include <bitmill/io/file.hpp>
+#include <bitmill/io/gguf.hpp>
 #include <bitmill/io/safetensors.hpp>
+#include <bitmill/io/tensor_writer.hpp>
 #include <bitmill/io/torch.hpp>
 #include <bitmill/io/weight_file.hpp>
 #include <bitmill/kernels/dispatch.hpp>

@@ -27,6 +27,15 @@ void print_table(const bitmill::inspect_report& model) {
         bytes += t.bytes;
         elements += t.elements;
     }
+    if (model.gguf) {
+        std::string counts;
+        for (const auto& [type, count] : model.types())
+            counts += (counts.empty() ? "" : ", ") + std::to_string(count) + " " + type;
+        std::printf("\nGGUF version %u, %llu keys, architecture %s, name %s\n%s\n", model.gguf->version,
+                    static_cast<unsigned long long>(model.gguf->keys),
+                    printable(model.gguf->architecture).c_str(), printable(model.gguf->name).c_str(),
+                    counts.c_str());
+    }
     std::printf("\n%zu tensors, %llu elements, %s in %zu file%s; %s\n", model.tensors.size(),
                 static_cast<unsigned long long>(elements), size_text(bytes).c_str(), model.shards.size(),
                 model.shards.size() == 1 ? "" : "s",
@@ -38,7 +47,8 @@ void print_table(const bitmill::inspect_report& model) {
 void add_inspect(CLI::App& app, action& chosen) {
     auto flags = std::make_shared<inspect_flags>();
     auto& verb = *app.add_subcommand("inspect", "tensors, dtypes, schemes, sizes, shards");
-    verb.add_option("MODEL", flags->model, "a Hugging Face folder, or a .safetensors, .bin, .pt or .pth file")
+    verb.add_option("MODEL", flags->model,
+                    "a Hugging Face folder, or a .safetensors, .bin, .pt, .pth or .gguf file")
         ->required();
     verb.add_flag("--json", flags->json, "as JSON");
     verb.callback([flags, &chosen] {

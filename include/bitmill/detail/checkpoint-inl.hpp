@@ -39,6 +39,29 @@ inline error cannot_open_shard(error failed) {
     return failed;
 }
 
+// GGUF knows no index: each file says itself how many there are.
+inline result<void> check_whole(const weight_file& file) {
+    if (file.gguf() == nullptr) return {};
+    const auto count = file.gguf()->metadata().get<std::uint16_t>("split.count");
+    if (!count || *count <= 1) return {};
+    return make_error(error_code::unsupported,
+                      "is one of " + std::to_string(*count) +
+                          " files that hold the model together; make one of them first "
+                          "(llama-gguf-split --merge FIRST OUT)",
+                      file.file().path());
+}
+
+// A folder's only weights, where those are GGUF; else "".
+inline std::string lone_gguf(const std::vector<folder_entry>& entries) {
+    std::string only;
+    for (const folder_entry& entry : entries) {
+        if (entry.name.starts_with('.') || !is_weight_name(entry.name)) continue;
+        if (!only.empty() || !entry.name.ends_with(".gguf")) return {};
+        only = entry.name;
+    }
+    return only;
+}
+
 inline error no_weights(const std::vector<folder_entry>& entries, const std::string& root) {
     std::size_t count = 0;
     std::string other;
@@ -89,16 +112,18 @@ BITMILL_INLINE result<checkpoint> checkpoint::open(const std::string& path) {
     }
     const fs::path file(path);
     if (!is_weight_file_name(path))
-        return detail::make_error(error_code::unsupported,
-                                  path.ends_with(".index.json")
-                                      ? "is only the index of a model; give the folder that holds it"
-                                      : "is neither a folder nor a .safetensors, .bin, .pt or .pth file, "
-                                        "which is all this version reads",
-                                  path);
+        return detail::make_error(
+            error_code::unsupported,
+            path.ends_with(".index.json")
+                ? "is only the index of a model; give the folder that holds it"
+                : "is neither a folder nor a .safetensors, .bin, .pt, .pth or .gguf file, "
+                  "which is all this version reads",
+            path);
     auto opened = input_file::open(path);
     if (!opened) return opened.error();
     auto shard = weight_file::open(std::move(*opened));
     if (!shard) return shard.error();
+    if (auto whole = detail::check_whole(*shard); !whole) return whole.error();
     made.root_ = file.has_parent_path() ? file.parent_path().string() : ".";
     made.shard_names_.push_back(file.filename().string());
     made.shards_.push_back(std::move(*shard));
@@ -132,8 +157,11 @@ BITMILL_INLINE result<void> checkpoint::open_folder() {
         only = detail::torch_single_name;
     else if (holds(detail::torch_index_name))
         index = detail::torch_index_name;
-    else if (count != 1)
-        return detail::no_weights(*entries, root_);
+    else if (count == 0)
+        only = detail::lone_gguf(*entries);
+    else if (count > 1)
+        only.clear();
+    if (index.empty() && only.empty()) return detail::no_weights(*entries, root_);
 
     auto file = input_file::open_beneath(root_, index.empty() ? only : index);
     if (!file) return file.error();
@@ -142,6 +170,7 @@ BITMILL_INLINE result<void> checkpoint::open_folder() {
     } else {
         auto shard = weight_file::open(std::move(*file));
         if (!shard) return shard.error();
+        if (auto whole = detail::check_whole(*shard); !whole) return whole;
         shard_names_.push_back(only);
         shards_.push_back(std::move(*shard));
     }
@@ -198,7 +227,7 @@ BITMILL_INLINE result<void> checkpoint::open_index(input_file index) {
     for (const auto& [name, first_seen] : handler.shards()) {
         if (const char* why = detail::why_not_relative(name))
             return refuse("'" + name.substr(0, 200) + "' cannot name a shard: " + why);
-        if (!is_weight_file_name(name))
+        if (!is_weight_file_name(name) || name.ends_with(".gguf"))
             return refuse("'" + name.substr(0, 200) + "' is neither a .safetensors nor a .bin file");
         number[first_seen] = static_cast<std::uint32_t>(shard_names_.size());
         shard_names_.push_back(name);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <bitmill/codec/codec.hpp>
+#include <bitmill/detail/gguf_refusal-inl.hpp>
 #include <bitmill/detail/hf_config-inl.hpp>
 #include <bitmill/detail/stored_values-inl.hpp>
 #include <bitmill/detail/tile_runner-inl.hpp>
@@ -168,6 +169,7 @@ inline result<mill_report> dequantize(const std::string& path, const std::string
         return error{.code = error_code::invalid_argument, .message = "dequantize writes f32, f16 or bf16"};
     auto model = checkpoint::open(path);
     if (!model) return model.error();
+    if (auto plain = refuse_gguf(*model, "dequantize"); !plain) return plain.error();
     auto stored = read_stored(*model, level);
     if (!stored) return stored.error();
     log_start(options, "dequantize", *model, type ? std::string(facts(*type).torch) : "the dtype before");

@@ -7,6 +7,7 @@
 namespace bitmill {
 
 BITMILL_INLINE std::string stored_as(const stored_tensor& tensor) {
+    if (tensor.block) return std::string(facts(*tensor.block).name);
     return tensor.scheme ? to_text(*tensor.scheme) : std::string(facts(tensor.type).name);
 }
 
@@ -16,7 +17,15 @@ BITMILL_INLINE result<inspect_report> inspect(const std::string& path) {
         if (!model) return model.error();
         auto stored = read_stored(*model);
         if (!stored) return stored.error();
-        inspect_report report{model->root(), std::move(stored->quant_method), {}, std::move(stored->tensors)};
+        inspect_report report{
+            model->root(), std::move(stored->quant_method), {}, std::move(stored->tensors), {}};
+        if (const gguf_file* gguf = model->shard(0).gguf()) {
+            const auto text = [&](const char* key) {
+                return std::string(gguf->metadata().get<std::string_view>(key).value_or(std::string_view()));
+            };
+            report.gguf = gguf_report{gguf->version(), gguf->alignment(), gguf->metadata().size(),
+                                      text("general.architecture"), text("general.name")};
+        }
         for (std::size_t i = 0; i < model->shard_count(); ++i)
             report.shards.push_back(
                 {model->shard_name(i), model->shard(i).file().size(), model->shard(i).size()});
@@ -26,6 +35,12 @@ BITMILL_INLINE result<inspect_report> inspect(const std::string& path) {
                     {detail::residual_name(model->shard_name(i)), planes->file().size(), planes->size()});
         return report;
     });
+}
+
+BITMILL_INLINE std::map<std::string, std::uint64_t> inspect_report::types() const {
+    std::map<std::string, std::uint64_t> counts;
+    for (const auto& t : tensors) ++counts[stored_as(t)];
+    return counts;
 }
 
 BITMILL_INLINE std::string inspect_report::json(int indent) const {
@@ -44,6 +59,14 @@ BITMILL_INLINE std::string inspect_report::json(int indent) const {
                                                    {"bytes", t.bytes},
                                                    {"shard", shards[t.codes.shard].name}}));
     ordered_json out = detail::json_object({{"model", model}, {"quant_method", quant_method}});
+    if (gguf) {
+        out["gguf"] = detail::json_object({{"version", gguf->version},
+                                           {"alignment", gguf->alignment},
+                                           {"keys", gguf->keys},
+                                           {"architecture", gguf->architecture},
+                                           {"name", gguf->name}});
+        out["gguf"]["types"] = types();
+    }
     out["shards"] = std::move(shard_list);
     out["tensors"] = std::move(tensor_list);
     return out.dump(indent, ' ', false, ordered_json::error_handler_t::replace);

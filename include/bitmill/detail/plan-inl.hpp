@@ -7,6 +7,7 @@
 #include <regex>
 #include <tuple>
 
+#include <bitmill/detail/gguf_refusal-inl.hpp>
 #include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/mill/plan.hpp>
 
@@ -596,6 +597,7 @@ BITMILL_INLINE result<void> keep(planned_tensor& tensor, std::string reason, boo
 }
 
 BITMILL_INLINE result<mill_plan> make_plan(const checkpoint& model, const mill_options& options) {
+    if (auto milled = detail::refuse_gguf(model, "quantize"); !milled) return milled.error();
     mill_plan plan;
     plan.base = detail::base_scheme(options);
     plan.activation = options.activation;

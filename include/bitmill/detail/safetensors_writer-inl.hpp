@@ -4,28 +4,17 @@
 #include <numeric>
 #include <utility>
 
-#include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include <bitmill/core/checked.hpp>
 #include <bitmill/detail/io_error-inl.hpp>
 #include <bitmill/detail/safetensors_table-inl.hpp>
+#include <bitmill/detail/tensor_writer-inl.hpp>
 #include <bitmill/io/safetensors.hpp>
 
 namespace bitmill {
 
 namespace detail {
-
-struct safetensors_layout {
-    struct place {
-        std::uint64_t offset;  // from the start of the file
-        std::uint64_t bytes;
-    };
-    std::vector<tensor_spec> specs;
-    std::vector<place> places;  // as specs
-    std::string header;         // with the length in front and the padding behind
-    std::uint64_t file_bytes = 0;
-};
 
 // With quotes. The escapes are those of the reference writer (serde_json). nullopt where it is not UTF-8.
 inline std::optional<std::string> json_text(const std::string& text) {
@@ -71,9 +60,9 @@ inline result<std::vector<std::size_t>> file_order(const std::vector<tensor_spec
     return order;
 }
 
-inline result<std::shared_ptr<const safetensors_layout>> lay_out(std::vector<tensor_spec> specs,
-                                                                 const safetensors_metadata& metadata,
-                                                                 const std::string& path) {
+inline result<std::shared_ptr<const tensor_layout>> lay_out(std::vector<tensor_spec> specs,
+                                                            const safetensors_metadata& metadata,
+                                                            const std::string& path) {
     const auto refuse = [&](std::string message, const std::string& tensor) {
         return make_error(error_code::invalid_argument, std::move(message), path, tensor);
     };
@@ -86,7 +75,7 @@ inline result<std::shared_ptr<const safetensors_layout>> lay_out(std::vector<ten
         if (!head) return head.error();
         text = std::move(*head);
     }
-    auto layout = std::make_shared<safetensors_layout>();
+    auto layout = std::make_shared<tensor_layout>();
     layout->places.resize(specs.size());
     std::uint64_t end = 0;
     for (const std::size_t index : *order) {
@@ -116,32 +105,20 @@ inline result<std::shared_ptr<const safetensors_layout>> lay_out(std::vector<ten
     layout->header += text;
     for (auto& place : layout->places) place.offset += layout->header.size();
     layout->file_bytes = layout->header.size() + end;
-    layout->specs = std::move(specs);
-    return std::shared_ptr<const safetensors_layout>(std::move(layout));
+    for (tensor_spec& spec : specs) layout->names.push_back(std::move(spec.name));
+    return std::shared_ptr<const tensor_layout>(std::move(layout));
 }
 
 }  // namespace detail
-
-BITMILL_INLINE safetensors_writer::safetensors_writer(
-    output_file file, std::shared_ptr<const detail::safetensors_layout> layout)
-    : file_(std::move(file)), layout_(std::move(layout)),
-      written_(std::make_unique<std::atomic<std::uint64_t>[]>(layout_->specs.size())) {}
 
 BITMILL_INLINE result<safetensors_writer> safetensors_writer::create(const std::string& path,
                                                                      std::vector<tensor_spec> specs,
                                                                      const safetensors_metadata& metadata) {
     auto layout = detail::lay_out(std::move(specs), metadata, path);
     if (!layout) return layout.error();
-    auto file = output_file::create(path);
-    if (!file) return file.error();
-    const auto& header = (*layout)->header;
-    auto begun = file->reserve((*layout)->file_bytes);
-    if (begun) begun = file->write_at(0, std::as_bytes(std::span(header)));
-    if (!begun) {
-        ::unlink(path.c_str());
-        return begun.error();
-    }
-    return safetensors_writer(std::move(*file), std::move(*layout));
+    auto begun = begin(path, std::move(*layout));
+    if (!begun) return begun.error();
+    return safetensors_writer(std::move(*begun));
 }
 
 BITMILL_INLINE result<safetensors_writer> safetensors_writer::reopen(const std::string& path,
@@ -149,19 +126,9 @@ BITMILL_INLINE result<safetensors_writer> safetensors_writer::reopen(const std::
                                                                      const safetensors_metadata& metadata) {
     auto layout = detail::lay_out(std::move(specs), metadata, path);
     if (!layout) return layout.error();
-    const auto there = input_file::open(path);
-    if (!there) return there.error();
-    std::string header((*layout)->header.size(), '\0');
-    bool same = there->size() == (*layout)->file_bytes;
-    if (same) {
-        if (auto read = there->read_at(0, std::as_writable_bytes(std::span(header))); !read)
-            return read.error();
-        same = header == (*layout)->header;
-    }
-    if (!same) return detail::bad_file("is not the file that was begun here", path);
-    auto file = output_file::reopen(path);
-    if (!file) return file.error();
-    return safetensors_writer(std::move(*file), std::move(*layout));
+    auto begun = go_on(path, std::move(*layout));
+    if (!begun) return begun.error();
+    return safetensors_writer(std::move(*begun));
 }
 
 BITMILL_INLINE std::uint64_t safetensors_writer::file_bytes(const std::vector<tensor_spec>& specs,
@@ -177,55 +144,6 @@ BITMILL_INLINE std::vector<std::size_t> safetensors_writer::file_order(
 BITMILL_INLINE std::string safetensors_writer::header(const std::vector<tensor_spec>& specs,
                                                       const safetensors_metadata& metadata) {
     return detail::lay_out(specs, metadata, {}).value()->header;
-}
-
-BITMILL_INLINE std::uint64_t safetensors_writer::file_bytes() const noexcept { return layout_->file_bytes; }
-BITMILL_INLINE std::uint64_t safetensors_writer::bytes(std::size_t spec_index) const noexcept {
-    return layout_->places[spec_index].bytes;
-}
-BITMILL_INLINE std::uint64_t safetensors_writer::offset(std::size_t spec_index) const noexcept {
-    return layout_->places[spec_index].offset;
-}
-
-BITMILL_INLINE result<void> safetensors_writer::write(std::size_t spec_index, std::uint64_t offset_in_tensor,
-                                                      std::span<const std::byte> src) {
-    if (spec_index >= layout_->places.size())
-        return detail::make_error(error_code::invalid_argument,
-                                  "there is no tensor number " + std::to_string(spec_index), file_.path());
-    const auto [offset, bytes] = layout_->places[spec_index];
-    const maybe_u64 end = checked_add(offset_in_tensor, src.size());
-    if (!end || *end > bytes)
-        return detail::make_error(error_code::invalid_argument,
-                                  "it has " + std::to_string(bytes) + " bytes; cannot write " +
-                                      std::to_string(src.size()) + " from byte " +
-                                      std::to_string(offset_in_tensor),
-                                  file_.path(), layout_->specs[spec_index].name);
-    if (auto written = file_.write_at(offset + offset_in_tensor, src); !written) {
-        error failed = written.error();
-        failed.tensor = layout_->specs[spec_index].name;
-        return failed;
-    }
-    written_[spec_index].fetch_add(src.size(), std::memory_order_relaxed);
-    return {};
-}
-
-BITMILL_INLINE void safetensors_writer::skip(std::size_t spec_index, std::uint64_t bytes) noexcept {
-    written_[spec_index].fetch_add(bytes, std::memory_order_relaxed);
-}
-
-BITMILL_INLINE result<void> safetensors_writer::sync() { return file_.sync(); }
-
-BITMILL_INLINE result<void> safetensors_writer::finish() {
-    // A tensor that nobody wrote would be a run of zeros that looks like weights.
-    for (std::size_t i = 0; i < layout_->places.size(); ++i) {
-        const std::uint64_t written = written_[i].load(std::memory_order_relaxed);
-        if (written != layout_->places[i].bytes)
-            return detail::make_error(error_code::invalid_argument,
-                                      std::to_string(written) + " of its " +
-                                          std::to_string(layout_->places[i].bytes) + " bytes were written",
-                                      file_.path(), layout_->specs[i].name);
-    }
-    return file_.finish();
 }
 
 }  // namespace bitmill

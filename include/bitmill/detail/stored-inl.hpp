@@ -22,6 +22,8 @@ public:
     stored_reader(const checkpoint& model, std::optional<scheme_type> level) : model_(model), level_(level) {}
 
     result<stored_model> read() {
+        if (const gguf_file* gguf = model_.shard(0).gguf(); gguf != nullptr && !level_)
+            return blocks_of(*gguf);
         if (!model_.config_text().empty()) {
             const auto config = json::parse(model_.config_text());
             if (const auto found = config.find("quantization_config");
@@ -64,6 +66,27 @@ private:
     using location = checkpoint::location;
 
     [[nodiscard]] bool native() const { return out_.quant_method == "bitmill"; }
+
+    // A GGUF file says all of itself, whatever a config.json beside it says of other weights.
+    result<stored_model> blocks_of(const gguf_file& file) {
+        out_.quant_method = "gguf";
+        for (std::size_t i = 0; i < file.size(); ++i) {
+            const tensor_info tensor = file[i];
+            stored_tensor stored;
+            stored.name = tensor.name;
+            stored.shape.assign(file.shape(i).begin(), file.shape(i).end());
+            stored.block = tensor.block;
+            stored.type = tensor.block ? dtype::f32 : tensor.type;
+            stored.elements = tensor.elements;
+            if (tensor.block)
+                stored.elements =
+                    tensor.bytes / facts(*tensor.block).block_bytes * facts(*tensor.block).block_elements;
+            stored.bytes = tensor.bytes;
+            stored.codes = {0, i};
+            out_.tensors.push_back(std::move(stored));
+        }
+        return std::move(out_);
+    }
 
     // What the folder says that it holds, and the residual planes that are there, unless a lower level is wanted.
     result<void> open_levels(const json& config) {

@@ -114,7 +114,7 @@ inline bool is_torch_name(std::string_view name) noexcept {
 }  // namespace detail
 
 BITMILL_INLINE bool is_weight_file_name(std::string_view name) noexcept {
-    return name.ends_with(".safetensors") || detail::is_torch_name(name);
+    return name.ends_with(".safetensors") || name.ends_with(".gguf") || detail::is_torch_name(name);
 }
 
 BITMILL_INLINE result<weight_file> weight_file::open(input_file file) {
@@ -124,11 +124,16 @@ BITMILL_INLINE result<weight_file> weight_file::open(input_file file) {
         if (!opened) return opened.error();
         return weight_file(std::move(*opened));
     }
+    if (path.ends_with(".gguf")) {
+        auto opened = gguf_file::open(std::move(file));
+        if (!opened) return opened.error();
+        return weight_file(std::move(*opened));
+    }
     if (!detail::is_torch_name(path))
         return detail::make_error(
             error_code::unsupported,
-            "is neither a .safetensors nor a .bin, .pt or .pth file, which is all that this "
-            "version reads",
+            "is neither a .safetensors or .gguf nor a .bin, .pt or .pth file, which is all "
+            "that this version reads",
             path);
     auto opened = torch_file::open(std::move(file));
     if (!opened) return opened.error();
@@ -154,6 +159,7 @@ BITMILL_INLINE std::optional<std::size_t> weight_file::find(std::string_view nam
 BITMILL_INLINE weight_file::range weight_file::header() const noexcept {
     if (const auto* torch = std::get_if<torch_file>(&content_))
         return {torch->pickle_offset(), torch->pickle_bytes()};
+    if (const auto* gguf = this->gguf()) return {0, std::min(gguf->data_begin(), gguf->file().size())};
     return {0, std::get<safetensors_file>(content_).data_begin()};
 }
 

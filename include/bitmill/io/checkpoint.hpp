@@ -27,10 +27,12 @@ struct side_file {
 // An open model. Move-only, immutable: const calls are safe from many threads.
 class checkpoint {
 public:
-    // `path` is a Hugging Face folder, which holds, in the order transformers looks for them, model.safetensors, or
-    // model.safetensors.index.json and its shards, or pytorch_model.bin, or pytorch_model.bin.index.json and its
-    // shards, or else exactly one *.safetensors; or `path` is one .safetensors, .bin, .pt or .pth file. Opens
-    // every shard and checks that index and shards say the same. bad_input names file, tensor, byte and rule; unsupported where the weights are in another container.
+    // `path` is a Hugging Face folder, which holds, in the order transformers looks for them,
+    // model.safetensors, or model.safetensors.index.json and its shards, or pytorch_model.bin, or
+    // pytorch_model.bin.index.json and its shards, or else exactly one *.safetensors, or else exactly one
+    // *.gguf; or `path` is one .safetensors, .bin, .pt, .pth or .gguf file. Opens every shard and checks that
+    // index and shards say the same. bad_input names file, tensor, byte and rule; unsupported where the
+    // weights are in another container, or in several GGUF files.
     [[nodiscard]] static result<checkpoint> open(const std::string& path);
 
     [[nodiscard]] const std::string& root() const noexcept { return root_; }  // the folder

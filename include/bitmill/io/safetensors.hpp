@@ -2,7 +2,6 @@
 // https://github.com/huggingface/safetensors#format
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -15,13 +14,14 @@
 
 #include <bitmill/core/dtype.hpp>
 #include <bitmill/core/error.hpp>
+#include <bitmill/core/ggml_type.hpp>
 #include <bitmill/io/file.hpp>
+#include <bitmill/io/tensor_writer.hpp>
 
 namespace bitmill {
 
 namespace detail {
 class safetensors_table;
-struct safetensors_layout;
 }  // namespace detail
 
 // Limits beyond the specification, for readers and writers alike. (A header over 100 MB is refused by the
@@ -42,6 +42,9 @@ struct tensor_info {
     // In elements, one a dimension; empty where the elements lie in row-major order without gaps, as they always do
     // in safetensors. Then `offset` is that of the first element, and the others are reached by these steps.
     std::span<const std::uint64_t> strides{};
+    // Set where `type` is U8 because the bytes are blocks of this type, as only GGUF has them; then `shape` counts
+    // bytes along its last dimension.
+    std::optional<ggml_type> block{};
 };
 
 // An open safetensors file whose header holds every rule of the format. Move-only, immutable: const calls
@@ -77,8 +80,8 @@ using safetensors_metadata = std::vector<std::pair<std::string, std::string>>;
 
 // Writes one file whose header equals, byte for byte, what the reference writer makes of the same tensors:
 // sorted by dtype (descending, in the order of core/dtype.hpp), then by name; compact JSON; __metadata__
-// first; padded with spaces to a multiple of 8. Move-only; write() is safe from many threads.
-class safetensors_writer {
+// first; padded with spaces to a multiple of 8. A tensor's index is its place in the list given to create().
+class safetensors_writer : public tensor_writer {
 public:
     // Creates `path` (it must not exist) and writes the header. invalid_argument for specs that no reader
     // takes: a name twice, not UTF-8 or too long, too many dimensions, a size that does not fit.
@@ -103,26 +106,10 @@ public:
     [[nodiscard]] static std::string header(const std::vector<tensor_spec>& specs,
                                             const safetensors_metadata& metadata = {{"format", "pt"}});
 
-    [[nodiscard]] std::uint64_t file_bytes() const noexcept;
-    // Bytes of one tensor. As in write(), an index is the place in the list given to create().
-    [[nodiscard]] std::uint64_t bytes(std::size_t spec_index) const noexcept;
-    [[nodiscard]] std::uint64_t offset(std::size_t spec_index) const noexcept;  // from the start of the file
-    // offset_in_tensor and src in bytes; invalid_argument where they pass the tensor's end.
-    [[nodiscard]] result<void> write(std::size_t spec_index, std::uint64_t offset_in_tensor,
-                                     std::span<const std::byte> src);
-    // Counts bytes of a reopened file as written: they are there already.
-    void skip(std::size_t spec_index, std::uint64_t bytes) noexcept;
-    // What was written before this call is on disk after it. Safe beside write().
-    [[nodiscard]] result<void> sync();
-    // fsync and close. invalid_argument, naming it, where a tensor was not written in full.
-    [[nodiscard]] result<void> finish();
+    using tensor_writer::file_bytes;
 
 private:
-    safetensors_writer(output_file file, std::shared_ptr<const detail::safetensors_layout> layout);
-
-    output_file file_;
-    std::shared_ptr<const detail::safetensors_layout> layout_;
-    std::unique_ptr<std::atomic<std::uint64_t>[]> written_;
+    explicit safetensors_writer(tensor_writer begun) noexcept : tensor_writer(std::move(begun)) {}
 };
 
 }  // namespace bitmill

@@ -11,6 +11,7 @@
 
 #include <bitmill/core/error.hpp>
 #include <bitmill/io/file.hpp>
+#include <bitmill/io/gguf.hpp>
 #include <bitmill/io/safetensors.hpp>
 #include <bitmill/io/torch.hpp>
 
@@ -19,7 +20,7 @@ namespace bitmill {
 // An open file of weights. Move-only, immutable: const calls are safe from many threads.
 class weight_file {
 public:
-    // By the name's ending: .safetensors, or .bin, .pt, .pth (torch.save). Errors: those of the container's own open;
+    // By the name's ending: .safetensors, .gguf, or .bin, .pt, .pth (torch.save). Errors: those of the container's own open;
     // unsupported for another ending.
     [[nodiscard]] static result<weight_file> open(input_file file);
 
@@ -28,6 +29,8 @@ public:
     // By offset; index < size().
     [[nodiscard]] tensor_info operator[](std::size_t index) const noexcept;
     [[nodiscard]] std::optional<std::size_t> find(std::string_view name) const noexcept;
+    // The metadata, types and shapes that only GGUF has; nullptr where this is another container.
+    [[nodiscard]] const gguf_file* gguf() const noexcept { return std::get_if<gguf_file>(&content_); }
     // Bytes [offset, offset + dst.size()) of a tensor in row-major order. bad_input where the file became shorter.
     [[nodiscard]] result<void> read(const tensor_info& tensor, std::uint64_t offset,
                                     std::span<std::byte> dst) const;
@@ -45,7 +48,7 @@ private:
     template <class Container>
     explicit weight_file(Container content) : content_(std::move(content)) {}
 
-    std::variant<safetensors_file, torch_file> content_;
+    std::variant<safetensors_file, torch_file, gguf_file> content_;
 };
 
 // Is this the name of a file that weight_file opens?

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,18 +18,29 @@ struct shard_report {
     std::uint64_t tensors = 0;  // as stored: codes and scales count apart
 };
 
+struct gguf_report {
+    std::uint32_t version = 0;
+    std::uint64_t alignment = 0;  // of tensors, in bytes
+    std::uint64_t keys = 0;
+    std::string architecture, name;  // general.architecture and general.name, "" where they are missing
+};
+
 struct inspect_report {
-    std::string model;                 // the folder
-    std::string quant_method;          // as config.json has it; "" for a plain checkpoint
+    std::string model;         // the folder
+    std::string quant_method;  // as config.json has it; "gguf" of a GGUF file; "" for a plain checkpoint
     std::vector<shard_report> shards;  // then the files of residual planes
     std::vector<stored_tensor> tensors;
+    std::optional<gguf_report> gguf;  // of a GGUF file only
 
-    // One JSON object: model, quant_method, shards [{name, bytes, tensors}], tensors [{name, shape, dtype,
-    // stored_as, elements, bytes, shard}]. indent < 0: one line.
+    // How many tensors are stored in each way.
+    [[nodiscard]] std::map<std::string, std::uint64_t> types() const;
+    // One JSON object: model, quant_method, of a GGUF file gguf {version, alignment, keys, architecture, name, types
+    // {TYPE: tensors}}, shards [{name, bytes, tensors}], tensors [{name, shape, dtype, stored_as, elements, bytes,
+    // shard}]. indent < 0: one line.
     [[nodiscard]] std::string json(int indent = 2) const;
 };
 
-// "int4 group 128", or the dtype of a tensor that is not coded.
+// "int4 group 128", "Q4_K", or the dtype of a tensor that is not coded.
 [[nodiscard]] std::string stored_as(const stored_tensor& tensor);
 
 // Reads headers and config.json, and no weights. Errors: those of checkpoint::open and read_stored.

@@ -15,7 +15,8 @@ struct stored_tensor {
     std::string name;                       // of the weight: "encoder.layer.0.output.dense.weight"
     std::vector<std::uint64_t> shape;       // of the weight, whatever its codes' shape is
     dtype type = dtype::f32;                // that it had, or has where it is not coded
-    std::optional<bitmill::scheme> scheme;  // empty: stored as it is
+    std::optional<bitmill::scheme> scheme;  // empty: stored as it is, or as `block`
+    std::optional<ggml_type> block;  // of a GGUF file's blocks; `type` is then the F32 that they decode to
     std::uint64_t elements = 0;
     std::uint64_t bytes = 0;  // of all stored tensors that belong to it
 
@@ -28,7 +29,7 @@ struct stored_tensor {
 };
 
 struct stored_model {
-    std::string quant_method;  // as config.json has it; "" for a plain checkpoint
+    std::string quant_method;  // as config.json has it; "gguf" of a GGUF file; "" for a plain checkpoint
     std::vector<stored_tensor> tensors;
     // Format bitmill: the residual planes beside each shard, where they are there and wanted.
     std::vector<std::optional<weight_file>> residuals;
@@ -38,8 +39,8 @@ struct stored_model {
     }
 };
 
-// Reads compressed-tensors (pack-quantized and int-quantized, symmetric, 8 and 4 bits), bitsandbytes (nf4, fp4) and
-// bitmill. `level`: of a bitmill folder that has several; unset: the highest whose files are there.
+// Reads compressed-tensors (pack-quantized and int-quantized, symmetric, 8 and 4 bits), bitsandbytes (nf4, fp4),
+// bitmill and GGUF. `level`: of a bitmill folder that has several; unset: the highest whose files are there.
 // Errors: bad_input where the tensors of a weight do not fit together (names file and tensor), unsupported for
 // another quantization method, invalid_argument for a level that the folder has not.
 [[nodiscard]] result<stored_model> read_stored(const checkpoint& model,
