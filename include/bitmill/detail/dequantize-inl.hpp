@@ -64,7 +64,7 @@ public:
     [[nodiscard]] const progress& now() const { return runner_.now(); }
 
 private:
-    // Rows of integer codes, elements of blocks and casts, bytes of copies.
+    // Rows of integer codes and of GGUF's blocks, elements of blocks and casts, bytes of copies.
     struct cut {
         std::uint64_t units;
         std::uint64_t per_tile = tile_bytes / 4;
@@ -75,7 +75,7 @@ private:
                 units = t.bytes;
                 per_tile = tile_bytes;
                 footprint = tile_bytes;
-            } else if (t.scheme && facts(t.scheme->type).integer) {
+            } else if (t.scheme && codes_rows(t.scheme->type)) {
                 units = t.shape[0];
                 per_tile =
                     std::max<std::uint64_t>(1, tile_bytes / 4 / std::max<std::uint64_t>(t.shape[1], 1));
@@ -131,7 +131,7 @@ private:
     result<void> write_decoded(const tile& one, const stored_tensor& t, dtype type, tile_buffers& buffers,
                                weight_files& files) const {
         const scheme& s = *t.scheme;
-        const bool rows = facts(s.type).integer;
+        const bool rows = codes_rows(s.type);
         const std::uint64_t cols = rows ? t.shape[1] : 1;
         const auto sizes_of = [&](std::uint64_t units) {
             return encode_bound(s, rows ? units : 1, rows ? cols : units).value();

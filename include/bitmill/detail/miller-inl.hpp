@@ -14,7 +14,7 @@
 
 namespace bitmill::detail {
 
-// How a planned tensor is cut. Units are rows of a matrix with integer codes, elements of a flattened tensor
+// How a planned tensor is cut. Units are rows of a matrix with integer codes or blocks of GGUF, elements of a flattened tensor
 // for code books and casts, bytes of a copy.
 struct tiling {
     std::uint64_t unit_bytes;  // in the source
@@ -27,7 +27,7 @@ struct tiling {
             unit_bytes = 1;
             units = t.tied_to.empty() ? t.source_bytes : 0;
             per_tile = tile_bytes;
-        } else if (facts(t.effective->type).integer) {
+        } else if (codes_rows(t.effective->type)) {
             unit_bytes = t.cols() * element;
             units = t.rows();
             per_tile = std::max<std::uint64_t>(1, tile_bytes / std::max<std::uint64_t>(unit_bytes, 1));
@@ -180,8 +180,7 @@ private:
     };
 
     [[nodiscard]] static bool narrows(const planned_tensor& t) {
-        return t.effective && !facts(t.effective->type).integer && !facts(t.effective->type).code_book &&
-               facts(t.effective->type).plain != t.source_dtype;
+        return t.effective && is_plain(t.effective->type) && facts(t.effective->type).plain != t.source_dtype;
     }
     [[nodiscard]] static bool per_tensor(const planned_tensor& t) {
         return facts(t.effective->type).integer && t.effective->granularity == granularity::per_tensor;
@@ -202,7 +201,7 @@ private:
     // What the codec holds besides source and codes: a chunk of f32, or a row where a row is longer.
     [[nodiscard]] static std::uint64_t scratch_bytes(const planned_tensor& t) {
         return 12 * std::max<std::uint64_t>(sums_chunk,
-                                            t.effective && facts(t.effective->type).integer ? t.cols() : 0);
+                                            t.effective && codes_rows(t.effective->type) ? t.cols() : 0);
     }
     static constexpr std::uint64_t sums_chunk = 3 * kernels::sums_run;
 
@@ -234,7 +233,7 @@ private:
 
     [[nodiscard]] static encoded_sizes coded_bytes(const planned_tensor& t, std::uint64_t units) {
         if (!t.effective) return {};
-        const bool rows = facts(t.effective->type).integer;
+        const bool rows = codes_rows(t.effective->type);
         return encode_bound(*t.effective, rows ? units : 1, rows ? t.cols() : units).value();
     }
 
@@ -255,7 +254,7 @@ private:
                                   {to, static_cast<std::size_t>(bytes)});
             !done)
             return name_it(done.error(), t);
-        const bool rows = t.effective && facts(t.effective->type).integer;
+        const bool rows = t.effective && codes_rows(t.effective->type);
         return weight_view{t.source_dtype, to, static_cast<std::size_t>(rows ? one.count : 1),
                            static_cast<std::size_t>(rows ? t.cols() : one.count)};
     }
@@ -263,7 +262,7 @@ private:
     // The codec counts elements within a tile.
     [[nodiscard]] std::uint64_t element_of(const tile& one, std::uint64_t index) const {
         const planned_tensor& t = plan_.tensors[one.tensor];
-        const bool rows = t.effective && facts(t.effective->type).integer;
+        const bool rows = t.effective && codes_rows(t.effective->type);
         return one.first * (rows ? t.cols() : 1) + index;
     }
 
