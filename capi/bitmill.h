@@ -142,7 +142,22 @@ enum {
     BITMILL_SCHEME_INT4 = 5,
     BITMILL_SCHEME_NF4 = 6,
     BITMILL_SCHEME_FP4 = 7,
-    BITMILL_SCHEME_INT2 = 8
+    BITMILL_SCHEME_INT2 = 8,
+    /* Blocks of GGUF: granularity BITMILL_GROUP, group_size 32 or 256 as the type has it, all bytes in codes.
+     * IQ4_NL, IQ4_XS and MXFP4 are decoded, not encoded. */
+    BITMILL_SCHEME_Q8_0 = 9,
+    BITMILL_SCHEME_Q4_0 = 10,
+    BITMILL_SCHEME_Q4_1 = 11,
+    BITMILL_SCHEME_Q5_0 = 12,
+    BITMILL_SCHEME_Q5_1 = 13,
+    BITMILL_SCHEME_Q2_K = 14,
+    BITMILL_SCHEME_Q3_K = 15,
+    BITMILL_SCHEME_Q4_K = 16,
+    BITMILL_SCHEME_Q5_K = 17,
+    BITMILL_SCHEME_Q6_K = 18,
+    BITMILL_SCHEME_IQ4_NL = 19,
+    BITMILL_SCHEME_IQ4_XS = 20,
+    BITMILL_SCHEME_MXFP4 = 21
 };
 
 typedef int32_t bitmill_granularity;
@@ -158,7 +173,8 @@ enum {
 typedef int32_t bitmill_method;
 enum {
     BITMILL_ABSMAX = 0, /* scales from the largest magnitude; asymmetric: from min and max */
-    BITMILL_MSE = 1     /* scales by a least-squares search: int8, int4, int2, per_channel and group */
+    BITMILL_MSE =
+        1 /* scales by a least-squares search: int8, int4, int2, per_channel and group; blocks of GGUF */
 };
 
 /* How a matrix is stored. */

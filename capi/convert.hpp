@@ -114,10 +114,17 @@ inline constexpr pinned<dtype> dtypes[] = {{BITMILL_F32, dtype::f32},
                                            {BITMILL_BF16, dtype::bf16},
                                            {BITMILL_F64, dtype::f64}};
 inline constexpr pinned<scheme_type> scheme_types[] = {
-    {BITMILL_SCHEME_FP32, scheme_type::f32},  {BITMILL_SCHEME_FP16, scheme_type::f16},
-    {BITMILL_SCHEME_BF16, scheme_type::bf16}, {BITMILL_SCHEME_INT8, scheme_type::int8},
-    {BITMILL_SCHEME_INT4, scheme_type::int4}, {BITMILL_SCHEME_NF4, scheme_type::nf4},
-    {BITMILL_SCHEME_FP4, scheme_type::fp4},   {BITMILL_SCHEME_INT2, scheme_type::int2}};
+    {BITMILL_SCHEME_FP32, scheme_type::f32},      {BITMILL_SCHEME_FP16, scheme_type::f16},
+    {BITMILL_SCHEME_BF16, scheme_type::bf16},     {BITMILL_SCHEME_INT8, scheme_type::int8},
+    {BITMILL_SCHEME_INT4, scheme_type::int4},     {BITMILL_SCHEME_NF4, scheme_type::nf4},
+    {BITMILL_SCHEME_FP4, scheme_type::fp4},       {BITMILL_SCHEME_INT2, scheme_type::int2},
+    {BITMILL_SCHEME_Q8_0, scheme_type::q8_0},     {BITMILL_SCHEME_Q4_0, scheme_type::q4_0},
+    {BITMILL_SCHEME_Q4_1, scheme_type::q4_1},     {BITMILL_SCHEME_Q5_0, scheme_type::q5_0},
+    {BITMILL_SCHEME_Q5_1, scheme_type::q5_1},     {BITMILL_SCHEME_Q2_K, scheme_type::q2_k},
+    {BITMILL_SCHEME_Q3_K, scheme_type::q3_k},     {BITMILL_SCHEME_Q4_K, scheme_type::q4_k},
+    {BITMILL_SCHEME_Q5_K, scheme_type::q5_k},     {BITMILL_SCHEME_Q6_K, scheme_type::q6_k},
+    {BITMILL_SCHEME_IQ4_NL, scheme_type::iq4_nl}, {BITMILL_SCHEME_IQ4_XS, scheme_type::iq4_xs},
+    {BITMILL_SCHEME_MXFP4, scheme_type::mxfp4}};
 inline constexpr pinned<granularity> granularities[] = {{BITMILL_PER_CHANNEL, granularity::per_channel},
                                                         {BITMILL_PER_TENSOR, granularity::per_tensor},
                                                         {BITMILL_GROUP, granularity::group},
@@ -204,7 +211,7 @@ template <class Pointer>
             return invalid(std::string(one.name) + " has " + std::to_string(one.bytes) +
                            " bytes, needed are " + std::to_string(one.needed));
     }
-    if (!facts(s.type).integer && !facts(s.type).code_book)
+    if (is_plain(s.type))
         if (auto aligned = check_alignment(c->codes, facts(s.type).plain, "codes"); !aligned)
             return aligned.error();
     return encoded_view{static_cast<std::byte*>(c->codes),

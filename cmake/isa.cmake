@@ -50,6 +50,10 @@ function(bitmill_add_isa_objects library)
         # An object of an LTO build holds no code yet, so there would be nothing to make local. Kernels do not
         # throw; without exceptions the object needs nothing of the C++ runtime either.
         target_compile_options(${target} PRIVATE -fno-lto -fno-exceptions ${bitmill_flags_${isa}})
+        if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+            # objcopy cannot make a unique symbol local, which an inline variable would be.
+            target_compile_options(${target} PRIVATE -fno-gnu-unique)
+        endif()
         target_compile_definitions(${target} PRIVATE BITMILL_COMPILED_LIB BITMILL_ISA=${isa})
         target_compile_features(${target} PRIVATE cxx_std_20)
         target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/include")

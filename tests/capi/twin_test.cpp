@@ -22,9 +22,13 @@ bitmill_dtype number_of(dtype type) {
 }
 
 bitmill_scheme scheme_of(const bitmill::scheme& s) {
-    constexpr bitmill_scheme_type types[] = {BITMILL_SCHEME_FP32, BITMILL_SCHEME_FP16, BITMILL_SCHEME_BF16,
-                                             BITMILL_SCHEME_INT8, BITMILL_SCHEME_INT4, BITMILL_SCHEME_NF4,
-                                             BITMILL_SCHEME_FP4,  BITMILL_SCHEME_INT2};
+    constexpr bitmill_scheme_type types[] = {
+        BITMILL_SCHEME_FP32, BITMILL_SCHEME_FP16, BITMILL_SCHEME_BF16,   BITMILL_SCHEME_INT8,
+        BITMILL_SCHEME_INT4, BITMILL_SCHEME_NF4,  BITMILL_SCHEME_FP4,    BITMILL_SCHEME_INT2,
+        BITMILL_SCHEME_Q8_0, BITMILL_SCHEME_Q4_0, BITMILL_SCHEME_Q4_1,   BITMILL_SCHEME_Q5_0,
+        BITMILL_SCHEME_Q5_1, BITMILL_SCHEME_Q2_K, BITMILL_SCHEME_Q3_K,   BITMILL_SCHEME_Q4_K,
+        BITMILL_SCHEME_Q5_K, BITMILL_SCHEME_Q6_K, BITMILL_SCHEME_IQ4_NL, BITMILL_SCHEME_IQ4_XS,
+        BITMILL_SCHEME_MXFP4};
     constexpr bitmill_granularity grains[] = {BITMILL_PER_TENSOR, BITMILL_PER_CHANNEL, BITMILL_GROUP,
                                               BITMILL_BLOCK};
     bitmill_scheme out = BITMILL_SCHEME_INIT;

@@ -81,6 +81,29 @@ std::size_t wrong_casts(const bitmill::scheme& s, const std::vector<double>& sou
     return wrong;
 }
 
+// No weight is farther from its code than one and a half steps of the range of its block; absmax: one. (Scales of
+// sub-blocks are themselves rounded.)
+std::size_t wrong_blocks(const coding& how, const std::vector<double>& source, const std::string& decoded) {
+    const auto& type = bitmill::facts(how.scheme.type);
+    const std::size_t block = type.ggml->block_elements;
+    const auto got = values_of(dtype::f32, decoded.data(), source.size());
+    std::size_t wrong = 0;
+    for (std::size_t start = 0; start < source.size(); start += block) {
+        double low = 0;
+        double high = 0;
+        for (std::size_t i = start; i < start + block; ++i) {
+            low = std::min(low, source[i]);
+            high = std::max(high, source[i]);
+        }
+        const double most = std::max(high, -low);
+        const double step = 2 * most / ((1 << type.bits) - 1);
+        for (std::size_t i = start; i < start + block; ++i)
+            wrong +=
+                !(std::fabs(source[i] - got[i]) <= (how.method == bitmill::method::mse ? 1.5 : 1) * step);
+    }
+    return wrong;
+}
+
 bitmill::encoded_sizes expected_sizes(const bitmill::scheme& s, std::size_t rows, std::size_t cols) {
     bitmill::encoded_sizes sizes;
     const std::size_t count = rows * cols;
@@ -91,6 +114,8 @@ bitmill::encoded_sizes expected_sizes(const bitmill::scheme& s, std::size_t rows
         sizes.codes = up(count, 2);
         sizes.scales = s.double_quant ? blocks : 4 * blocks;
         sizes.nested_scales = s.double_quant ? 4 * up(blocks, 256) : 0;
+    } else if (type.ggml != nullptr) {
+        sizes.codes = count / type.ggml->block_elements * type.ggml->block_bytes;
     } else if (type.integer) {
         sizes.codes = rows * up(up(cols * (s.planes ? 4 : type.bits), 8), s.row_alignment) * s.row_alignment;
         sizes.residual = s.planes ? sizes.codes : 0;
@@ -134,6 +159,8 @@ void check_matrix(const coding& how, dtype type, std::size_t rows, std::size_t c
         CHECK(wrong_integers(m, source, decoded) == 0);
     else if (bitmill::facts(how.scheme.type).code_book)
         CHECK(wrong_book_codes(m, source, decoded) == 0);
+    else if (bitmill::facts(how.scheme.type).ggml != nullptr)
+        CHECK(wrong_blocks(how, source, decoded) == 0);
     else
         CHECK(wrong_casts(how.scheme, source, decoded) == 0);
     // Other destinations are the f32 values rounded once more.

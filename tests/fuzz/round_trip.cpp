@@ -62,9 +62,11 @@ struct request {
         source = choose(source_types, f[5]);
         cols = choose(widths, f[6]);
         rows = std::min<std::size_t>(f[7] % 6, cols == 0 ? 5 : 8400 / cols);  // 4097 twice at most
+        if (ggml() != nullptr && f[1] < 224)
+            scheme = bitmill::ggml_scheme(scheme.type);  // else it is refused
         options.weight_threshold = choose(thresholds, f[8]);
         const auto flag = [&](unsigned bit) { return (f[9] >> bit & 1) != 0; };
-        scheme.symmetric = !flag(0);
+        scheme.symmetric = !flag(0);  // those of integers and books say nothing about blocks of GGUF
         scheme.double_quant = flag(1);
         scheme.offset_binary = flag(2);
         options.method = flag(3) ? bitmill::method::mse : bitmill::method::absmax;
@@ -76,6 +78,7 @@ struct request {
     [[nodiscard]] std::size_t elements() const { return rows * cols; }
     [[nodiscard]] bool integer() const { return bitmill::facts(scheme.type).integer; }
     [[nodiscard]] bool code_book() const { return bitmill::facts(scheme.type).code_book; }
+    [[nodiscard]] const bitmill::ggml_facts* ggml() const { return bitmill::facts(scheme.type).ggml; }
     [[nodiscard]] bool one_scale() const {
         return integer() && scheme.granularity == bitmill::granularity::per_tensor;
     }
@@ -146,7 +149,7 @@ std::vector<double> seen_by_encoder(const request& asked, const byte_vector& sou
     auto out = values(asked.source, source);
     for (double& x : out) {
         const float narrow = static_cast<float>(x);
-        if (asked.integer() || asked.code_book()) x = static_cast<double>(narrow);
+        if (!bitmill::is_plain(asked.scheme.type)) x = static_cast<double>(narrow);
         if (asked.options.weight_threshold > 0 && std::fabs(narrow) < asked.options.weight_threshold) x = 0;
     }
     return out;
@@ -154,7 +157,8 @@ std::vector<double> seen_by_encoder(const request& asked, const byte_vector& sou
 
 bool sound_options(const request& asked) {
     const auto& o = asked.options;
-    if (o.method == bitmill::method::mse && (!asked.integer() || asked.one_scale())) return false;
+    if (o.method == bitmill::method::mse && (!bitmill::codes_rows(asked.scheme.type) || asked.one_scale()))
+        return false;
     if (!(o.weight_threshold >= 0)) return false;
     constexpr float most = std::numeric_limits<float>::max();
     if (asked.one_scale() && o.range)
@@ -209,6 +213,7 @@ void check_book(coded_matrix& m, const std::vector<double>& source, const std::v
 
 void check_codes(const request& asked, outcome& out, const byte_vector& source,
                  const std::vector<double>& got) {
+    if (asked.ggml() != nullptr) return;  // which codes are best, its decoder decides
     const auto wanted = seen_by_encoder(asked, source);
     coded_matrix m(asked.scheme, asked.rows, asked.cols,
                    bitmill::encode_bound(asked.scheme, asked.rows, asked.cols).value());
@@ -240,7 +245,7 @@ double squared_error(const std::vector<double>& a, const std::vector<double>& b)
 
 // Where the scale comes out the same, encoding what was decoded changes nothing.
 bool is_idempotent(const request& asked, const std::vector<double>& got) {
-    if (asked.options.weight_threshold > 0) return false;
+    if (asked.options.weight_threshold > 0 || asked.ggml() != nullptr) return false;
     if (!asked.integer() && !asked.code_book()) return true;
     if (asked.code_book() && asked.scheme.double_quant) return false;
     if (asked.integer() && !(asked.one_scale() && asked.options.range)) return false;
@@ -266,6 +271,8 @@ void check_good(const request& asked, outcome& out, const byte_vector& source) {
         return x == 0 || (std::fabs(x) > 1e-12 && std::fabs(x) < 1e12);
     });
     if (asked.options.method != bitmill::method::mse || !ordinary) return;
+    if (asked.ggml() != nullptr && asked.ggml()->block_elements == 256)
+        return;  // the errors it sums have weights
     request plain = asked;
     plain.options.method = bitmill::method::absmax;
     outcome other = encode(plain, source, asked.source);
@@ -321,7 +328,9 @@ void check_encoding(const request& asked, const byte_vector& source) {
                 "every instruction set measures the same");
     }
     const std::size_t bad = first_bad(asked, source);
-    if (!sound_options(asked)) {
+    if (!bitmill::facts(asked.scheme.type).encodes) {
+        require(first.code == error_code::unsupported, "what is only read is refused");
+    } else if (!sound_options(asked)) {
         require(first.code == error_code::invalid_argument, "options without meaning are refused");
     } else if (bad < asked.elements()) {
         require(first.code == error_code::bad_input && first.offset == bad, "the first bad element is named");

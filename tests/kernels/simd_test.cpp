@@ -231,6 +231,69 @@ TEST_CASE("code books: values next to every threshold") {
     }
 }
 
+TEST_CASE("blocks of GGUF: encode and decode equal the reference on every isa") {
+    test::random rng(8);
+    for (const auto& type : bitmill::ggml_table) {
+        if (type.block_elements == 1) continue;
+        const std::size_t blocks = type.block_elements == 32 ? 20 : 4;
+        for (unsigned family = 0; family < families; ++family) {
+            auto src = values_of(family, blocks * type.block_elements, rng);
+            // Parts of a block that lie far apart.
+            if (family == 0)
+                for (std::size_t i = 0; i < src.size(); ++i)
+                    src[i] *= std::ldexp(1.0f, -static_cast<int>(i % 128));
+            std::vector<std::uint8_t> random(blocks * type.block_bytes);
+            for (auto& byte : random) byte = static_cast<std::uint8_t>(rng.bits());
+            for (const bool search : {false, true}) {
+                std::vector<std::uint8_t> truth = random;
+                const bool writes = k::shape_of(type.type).book == nullptr;
+                if (writes)
+                    REQUIRE(k::reference::kernels.encode_ggml(src.data(), blocks, type.type, search,
+                                                              truth.data()) == blocks);
+                std::vector<float> back(src.size());
+                k::reference::kernels.decode_ggml(truth.data(), blocks, type.type, back.data(), false);
+                for (const auto* table : tables()) {
+                    CAPTURE(std::string(table->name));
+                    CAPTURE(std::string(type.name));
+                    CAPTURE(family);
+                    CAPTURE(search);
+                    std::vector<std::uint8_t> codes = random;
+                    if (writes)
+                        REQUIRE(table->encode_ggml(src.data(), blocks, type.type, search, codes.data()) ==
+                                blocks);
+                    REQUIRE(codes == truth);
+                    std::vector<float> got(src.size());
+                    table->decode_ggml(truth.data(), blocks, type.type, got.data(), search);
+                    for (std::size_t i = 0; i < got.size(); ++i) {
+                        if (writes) REQUIRE(std::isfinite(got[i]));
+                        // A NaN may carry any sign and payload.
+                        REQUIRE(
+                            (std::bit_cast<std::uint32_t>(got[i]) == std::bit_cast<std::uint32_t>(back[i]) ||
+                             (std::isnan(got[i]) && std::isnan(back[i]))));
+                    }
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("blocks of GGUF: NaN and infinity are found in any element") {
+    for (const auto* table : tables())
+        for (const auto type : {bitmill::ggml_type::q4_0, bitmill::ggml_type::q4_k}) {
+            const std::size_t block = bitmill::facts(type).block_elements;
+            std::vector<float> src(2 * block, 0.5f);
+            std::vector<std::uint8_t> codes(2 * bitmill::facts(type).block_bytes);
+            for (std::size_t at = 0; at < 2 * block; ++at)
+                for (const float bad :
+                     {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+                    src[at] = bad;
+                    for (const bool search : {false, true})
+                        CHECK(table->encode_ggml(src.data(), 2, type, search, codes.data()) == at / block);
+                    src[at] = 0.5f;
+                }
+        }
+}
+
 TEST_CASE("NaN and infinity are found in any lane") {
     for (const auto* table : tables()) {
         for (const std::size_t size : {1u, 15u, 16u, 17u, 100u}) {

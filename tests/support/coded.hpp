@@ -185,6 +185,10 @@ inline std::vector<coding> codings_for(std::size_t cols) {
                                 .granularity = granularity::block,
                                 .group_size = block,
                                 .double_quant = nested}});
+    for (const auto& row : bitmill::scheme_table)
+        if (row.ggml != nullptr && row.encodes && cols % row.ggml->block_elements == 0)
+            for (const auto how : {method::absmax, method::mse})
+                out.push_back({bitmill::ggml_scheme(row.type), how});
     return out;
 }
 

@@ -83,19 +83,22 @@ struct encode_options {
     memory_source memory = nullptr;  // scratch: some rows of f32, with double_quant an f32 for every block
 };
 
-// Whether the scheme can hold a rows x cols matrix of this dtype. Errors: invalid_argument, unsupported.
+// Whether the scheme can hold a rows x cols matrix of this dtype. Errors: invalid_argument, unsupported. Blocks of GGUF
+// must fill rows; where they do not the message names the type whose blocks do.
 [[nodiscard]] result<void> check_scheme(const scheme&, dtype source, std::uint64_t rows, std::uint64_t cols);
 
 // How large the parts are. Errors: those of check_scheme, and sizes past 2^64.
 [[nodiscard]] result<encoded_sizes> encode_bound(const scheme&, std::uint64_t rows, std::uint64_t cols);
 
-// Encodes one matrix into parts of encode_bound() bytes. A plain float scheme casts into `codes`.
+// Encodes one matrix into parts of encode_bound() bytes. A plain float scheme casts into `codes`. Blocks of GGUF:
+// absmax gives libggml's bytes for q8_0, q4_0, q4_1, q5_0 and q5_1; iq4_nl, iq4_xs and mxfp4 are read, not written.
+// f16 scales end at 65504: a block of larger weights is clipped, as the metrics show.
 // Errors: those of check_scheme; bad_input where a weight is NaN or infinite: `offset` is the element's index.
 [[nodiscard]] result<error_metrics> encode(const scheme&, const weight_view& src, encoded_view& dst,
                                            const encode_options& = {});
 
 // Decodes to f32, f16, bf16 or f64. int8, int4: (q - zero_point) * scale; int2: (q - zero_point / 32) * scale; nf4,
-// fp4: value[code] * absmax; in f32, then rounded once. Errors: those of check_scheme.
+// fp4: value[code] * absmax; blocks of GGUF: what libggml decodes; in f32, then rounded once. Errors: those of check_scheme.
 [[nodiscard]] result<void> decode(const scheme&, const encoded_view& src, const matrix_view& dst,
                                   memory_source memory = nullptr);
 [[nodiscard]] inline result<void> decode(const scheme& s, const encoded_view& src, std::size_t rows,

@@ -3,9 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include <bitmill/core/dtype.hpp>
+#include <bitmill/core/ggml_type.hpp>
 
 namespace bitmill {
 
@@ -17,7 +19,22 @@ enum class scheme_type : std::uint8_t {
     int4,
     nf4,
     fp4,
-    int2
+    int2,
+    // Blocks of GGUF: scales and codes of 32 or 256 elements of a row lie together in `codes`. ggml_scheme() makes
+    // their scheme.
+    q8_0,
+    q4_0,
+    q4_1,
+    q5_0,
+    q5_1,
+    q2_k,
+    q3_k,
+    q4_k,
+    q5_k,
+    q6_k,
+    iq4_nl,
+    iq4_xs,
+    mxfp4
 };
 
 enum class granularity : std::uint8_t {
@@ -55,10 +72,12 @@ struct scheme {
 struct scheme_facts {
     scheme_type type;
     const char* name;
-    unsigned bits;
-    bool integer;  // scale and zero_point; else a float or a code book
+    unsigned bits;  // of a code; scales come on top
+    bool integer;   // scale and zero_point; else a float or a code book
     bool code_book;
     dtype plain;  // the dtype of a plain float scheme
+    const ggml_facts* ggml = nullptr;
+    bool encodes = true;  // else it is only read
 };
 
 inline constexpr scheme_facts scheme_table[] = {
@@ -70,24 +89,61 @@ inline constexpr scheme_facts scheme_table[] = {
     {scheme_type::nf4, "nf4", 4, false, true, dtype::u8},
     {scheme_type::fp4, "fp4", 4, false, true, dtype::u8},
     {scheme_type::int2, "int2", 2, true, false, dtype::u8},
+    {scheme_type::q8_0, "q8_0", 8, false, false, dtype::u8, &facts(ggml_type::q8_0)},
+    {scheme_type::q4_0, "q4_0", 4, false, false, dtype::u8, &facts(ggml_type::q4_0)},
+    {scheme_type::q4_1, "q4_1", 4, false, false, dtype::u8, &facts(ggml_type::q4_1)},
+    {scheme_type::q5_0, "q5_0", 5, false, false, dtype::u8, &facts(ggml_type::q5_0)},
+    {scheme_type::q5_1, "q5_1", 5, false, false, dtype::u8, &facts(ggml_type::q5_1)},
+    {scheme_type::q2_k, "q2_k", 2, false, false, dtype::u8, &facts(ggml_type::q2_k)},
+    {scheme_type::q3_k, "q3_k", 3, false, false, dtype::u8, &facts(ggml_type::q3_k)},
+    {scheme_type::q4_k, "q4_k", 4, false, false, dtype::u8, &facts(ggml_type::q4_k)},
+    {scheme_type::q5_k, "q5_k", 5, false, false, dtype::u8, &facts(ggml_type::q5_k)},
+    {scheme_type::q6_k, "q6_k", 6, false, false, dtype::u8, &facts(ggml_type::q6_k)},
+    {scheme_type::iq4_nl, "iq4_nl", 4, false, false, dtype::u8, &facts(ggml_type::iq4_nl), false},
+    {scheme_type::iq4_xs, "iq4_xs", 4, false, false, dtype::u8, &facts(ggml_type::iq4_xs), false},
+    {scheme_type::mxfp4, "mxfp4", 4, false, false, dtype::u8, &facts(ggml_type::mxfp4), false},
 };
 
 [[nodiscard]] constexpr const scheme_facts& facts(scheme_type type) noexcept {
     return scheme_table[static_cast<std::size_t>(type)];
 }
 
+// Whether a matrix of it can only be cut between rows; others are cut between elements of the flattened tensor.
+[[nodiscard]] constexpr bool codes_rows(scheme_type type) noexcept {
+    return facts(type).integer || facts(type).ggml != nullptr;
+}
+// A float dtype as it is.
+[[nodiscard]] constexpr bool is_plain(scheme_type type) noexcept {
+    return !codes_rows(type) && !facts(type).code_book;
+}
+
 // "fp32", "fp16", "bf16": what a float that is stored as it is counts as; "" for any other dtype.
 [[nodiscard]] constexpr const char* plain_name(dtype type) noexcept {
     for (const auto& row : scheme_table)
-        if (!row.integer && !row.code_book && row.plain == type) return row.name;
+        if (is_plain(row.type) && row.plain == type) return row.name;
     return "";
+}
+
+// The scheme of a type of GGUF: groups of a block's elements along a row; nothing else of it can be chosen.
+[[nodiscard]] constexpr scheme ggml_scheme(scheme_type type) noexcept {
+    scheme s;
+    s.type = type;
+    s.granularity = granularity::group;
+    s.group_size = facts(type).ggml->block_elements;
+    return s;
+}
+// The scheme_type of a type of GGUF that is coded in blocks; empty for its plain numbers.
+[[nodiscard]] constexpr std::optional<scheme_type> scheme_type_of(ggml_type type) noexcept {
+    for (const auto& row : scheme_table)
+        if (row.ggml != nullptr && row.ggml->type == type) return row.type;
+    return std::nullopt;
 }
 
 // For reports: "int4 group 128", "int8 per_channel asymmetric", "nf4 block 64 double_quant", "fp16".
 [[nodiscard]] inline std::string to_text(const scheme& s) {
     static constexpr const char* names[] = {"per_tensor", "per_channel", "group", "block"};
     std::string out = facts(s.type).name;
-    if (!facts(s.type).integer && !facts(s.type).code_book) return out;
+    if (!facts(s.type).integer && !facts(s.type).code_book) return out;  // a block of GGUF is its name
     out.append(" ").append(names[static_cast<std::size_t>(s.granularity)]);
     if (s.granularity == granularity::group || s.granularity == granularity::block)
         out.append(" ").append(std::to_string(s.group_size));

@@ -9,18 +9,11 @@
 #include <bitmill/core/checked.hpp>
 #include <bitmill/core/fp_environment.hpp>
 #include <bitmill/detail/float_source-inl.hpp>
+#include <bitmill/detail/ggml_codec-inl.hpp>
 #include <bitmill/kernels/scale_rule.hpp>
 
 namespace bitmill {
 namespace detail {
-
-// From here on a decoded matrix will not be found in a cache anyway: writing past them spares the read of every
-// line that is about to be overwritten.
-inline constexpr std::size_t stream_bytes = std::size_t{8} << 20;
-
-inline error refuse(std::string message, error_code code = error_code::invalid_argument) {
-    return {.code = code, .message = std::move(message)};
-}
 
 inline kernels::scale_type scale_type_of(dtype type) {
     return type == dtype::f16    ? kernels::scale_type::f16
@@ -385,7 +378,8 @@ BITMILL_INLINE result<void> check_scheme(const scheme& s, dtype source, std::uin
     if (s.planes && (s.type != scheme_type::int8 || !s.symmetric ||
                      s.granularity == granularity::per_tensor || s.scale_dtype == dtype::f32))
         return refuse("planes are for symmetric int8 per channel or group, with F16 or BF16 scales");
-    if (!type.integer && !type.code_book) return {};
+    if (type.ggml != nullptr) return detail::check_ggml(s, cols);
+    if (is_plain(s.type)) return {};
     if (type.code_book) {
         const std::size_t n = s.group_size;
         if (s.granularity != granularity::block || n < 32 || n > 4096 || (n & (n - 1)) != 0)
@@ -414,6 +408,12 @@ BITMILL_INLINE result<encoded_sizes> encode_bound(const scheme& s, std::uint64_t
     const auto& type = facts(s.type);
     const std::uint64_t count = rows * cols;
     encoded_sizes sizes;
+    if (type.ggml != nullptr) {
+        const auto codes = checked_mul(count / type.ggml->block_elements, type.ggml->block_bytes);
+        if (!codes) return detail::refuse("the codes do not fit 64-bit sizes");
+        sizes.codes = *codes;
+        return sizes;
+    }
     if (type.code_book) {
         const std::uint64_t blocks = ceil_div(count, s.group_size);
         sizes.codes = ceil_div(count, 2);
@@ -444,19 +444,24 @@ BITMILL_INLINE result<error_metrics> encode(const scheme& s, const weight_view& 
     const fp_environment environment;
     if (auto checked = check_scheme(s, src.type, src.rows, src.cols); !checked) return checked.error();
     if (auto checked = detail::check_strides(src); !checked) return checked.error();
-    if (options.method == method::mse && !facts(s.type).integer)
-        return detail::refuse(std::string("method mse is for int8, int4 and int2; ") + facts(s.type).name +
+    const auto& type = facts(s.type);
+    if (!type.encodes)
+        return detail::refuse(
+            std::string(type.name) + " is read, not written; q4_0 has blocks of 32, q4_k of 256",
+            error_code::unsupported);
+    if (options.method == method::mse && !codes_rows(s.type))
+        return detail::refuse(std::string("method mse is for integers and GGUF's blocks; ") + type.name +
                               " has absmax");
     if (options.method == method::mse && s.granularity == granularity::per_tensor)
         return detail::refuse("method mse needs per_channel or a group_size; per_tensor has absmax");
     if (!(options.weight_threshold >= 0)) return detail::refuse("weight_threshold must be 0 or more");
     constexpr float most = std::numeric_limits<float>::max();
-    if (facts(s.type).integer && s.granularity == granularity::per_tensor && options.range) {
+    if (type.integer && s.granularity == granularity::per_tensor && options.range) {
         const auto [low, high] = *options.range;
         if (!(low <= 0 && low >= -most && high >= 0 && high <= most))
             return detail::refuse("a range must be finite and hold 0");
     }
-    if (facts(s.type).code_book && s.double_quant && options.nested_offset)
+    if (type.code_book && s.double_quant && options.nested_offset)
         if (!(*options.nested_offset >= 0 && *options.nested_offset <= most))
             return detail::refuse("nested_offset, a mean of magnitudes, must be finite and not negative");
     if (options.base_error != nullptr) *options.base_error = {};
@@ -468,8 +473,9 @@ BITMILL_INLINE result<error_metrics> encode(const scheme& s, const weight_view& 
             std::memset(dst.zero_points, 0, static_cast<std::size_t>(sizes.zero_points));
         return error_metrics{};
     }
-    if (facts(s.type).integer) return detail::encode_integers(s, src, dst, options);
-    if (facts(s.type).code_book) return detail::encode_blocks(s, src, dst, options);
+    if (type.ggml != nullptr) return detail::encode_ggml(s, src, dst, options);
+    if (type.integer) return detail::encode_integers(s, src, dst, options);
+    if (type.code_book) return detail::encode_blocks(s, src, dst, options);
     return detail::encode_plain(s, src, dst, options);
 }
 
@@ -480,6 +486,7 @@ BITMILL_INLINE result<void> decode(const scheme& s, const encoded_view& src, con
     if (auto checked = detail::check_strides(dst); !checked) return checked.error();
     if (dst.rows == 0 || dst.cols == 0) return {};
     memory = memory_or_default(memory);
+    if (facts(s.type).ggml != nullptr) return detail::decode_ggml(s, src, dst, memory);
     if (facts(s.type).integer) return detail::decode_integers(s, src, dst, memory);
     if (facts(s.type).code_book) return detail::decode_blocks(s, src, dst, memory);
     detail::decode_plain(facts(s.type).plain, src, dst, memory);

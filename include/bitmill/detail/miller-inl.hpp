@@ -15,7 +15,7 @@
 
 namespace bitmill::detail {
 
-// How a planned tensor is cut. Units are rows of a matrix with integer codes, elements of a flattened tensor
+// How a planned tensor is cut. Units are rows of a matrix with integer codes or blocks of GGUF, elements of a flattened tensor
 // for code books, casts and what is only decoded, bytes of a copy.
 struct tiling {
     std::uint64_t unit_bytes;  // in the source, decoded where it is coded
@@ -28,7 +28,7 @@ struct tiling {
             unit_bytes = 1;
             units = t.tied_to.empty() ? t.source_bytes : 0;
             per_tile = tile_bytes;
-        } else if (t.effective && facts(t.effective->type).integer) {
+        } else if (t.effective && codes_rows(t.effective->type)) {
             unit_bytes = t.cols() * element;
             units = t.rows();
             per_tile = std::max<std::uint64_t>(1, tile_bytes / std::max<std::uint64_t>(unit_bytes, 1));
@@ -181,8 +181,7 @@ private:
     };
 
     [[nodiscard]] static bool narrows(const planned_tensor& t) {
-        return t.effective && !facts(t.effective->type).integer && !facts(t.effective->type).code_book &&
-               facts(t.effective->type).plain != t.source_dtype;
+        return t.effective && is_plain(t.effective->type) && facts(t.effective->type).plain != t.source_dtype;
     }
     [[nodiscard]] static bool per_tensor(const planned_tensor& t) {
         return facts(t.effective->type).integer && t.effective->granularity == granularity::per_tensor;
@@ -211,7 +210,7 @@ private:
     // What the codec holds besides source and codes: a chunk of f32, or a row where a row is longer.
     [[nodiscard]] static std::uint64_t scratch_bytes(const planned_tensor& t) {
         return 12 * std::max<std::uint64_t>(sums_chunk,
-                                            t.effective && facts(t.effective->type).integer ? t.cols() : 0);
+                                            t.effective && codes_rows(t.effective->type) ? t.cols() : 0);
     }
     static constexpr std::uint64_t sums_chunk = 3 * kernels::sums_run;
 
@@ -243,7 +242,7 @@ private:
 
     [[nodiscard]] static encoded_sizes coded_bytes(const planned_tensor& t, std::uint64_t units) {
         if (!t.effective) return {};
-        const bool rows = facts(t.effective->type).integer;
+        const bool rows = codes_rows(t.effective->type);
         return encode_bound(*t.effective, rows ? units : 1, rows ? t.cols() : units).value();
     }
 
@@ -266,7 +265,7 @@ private:
                             : file.read(file[t.source.tensor], one.first * cut.unit_bytes,
                                         {to, static_cast<std::size_t>(bytes)});
         if (!done) return name_it(done.error(), t);
-        const bool rows = t.effective && facts(t.effective->type).integer;
+        const bool rows = t.effective && codes_rows(t.effective->type);
         const weight_view view{t.source_dtype, to, static_cast<std::size_t>(rows ? one.count : 1),
                                static_cast<std::size_t>(rows ? t.cols() : one.count)};
         // What is only decoded meets no codec that would find damaged scales.
@@ -279,7 +278,7 @@ private:
     // The codec counts elements within a tile.
     [[nodiscard]] std::uint64_t element_of(const tile& one, std::uint64_t index) const {
         const planned_tensor& t = plan_.tensors[one.tensor];
-        const bool rows = t.effective && facts(t.effective->type).integer;
+        const bool rows = t.effective && codes_rows(t.effective->type);
         return one.first * (rows ? t.cols() : 1) + index;
     }
 

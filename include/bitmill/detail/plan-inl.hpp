@@ -162,11 +162,13 @@ inline format container_of(const mill_options& options) {
 
 // Where few levels must do, and where one scale serves two, a search pays.
 inline method default_method(const scheme& s) {
-    return s.planes || (facts(s.type).integer && s.type != scheme_type::int8) ? method::mse : method::absmax;
+    const bool eight_bits = s.type == scheme_type::int8 || s.type == scheme_type::q8_0;
+    return s.planes || (codes_rows(s.type) && !eight_bits) ? method::mse : method::absmax;
 }
 
 inline scheme base_scheme(const mill_options& options) {
     const bool native = container_of(options) == format::bitmill;
+    if (facts(options.to).ggml != nullptr) return ggml_scheme(options.to);
     scheme s;
     s.type = options.to;
     s.symmetric =
@@ -240,8 +242,10 @@ inline result<void> check_container(format container, const scheme& s, const mil
     const auto& type = facts(s.type);
     // Sizes that no row could have; whether they divide a row is settled tensor by tensor.
     if (auto sound = check_scheme(s, dtype::f32, 1, 0); !sound) return sound;
-    const bool plain = !type.integer && !type.code_book;
-    if (plain) return {};
+    if (type.ggml != nullptr)
+        return usage(std::string(type.name) + " is a type of GGUF, which this version does not write",
+                     error_code::unsupported);
+    if (is_plain(s.type)) return {};
     if (container == format::bitmill && type.code_book)
         return usage(std::string("bitmill holds integer codes; ") + type.name + " needs bitsandbytes");
     if (container != format::bitmill && s.type == scheme_type::int2)
@@ -304,7 +308,7 @@ inline result<void> check_options(const mill_options& options, format container,
                      type.name + (type.code_book ? " has block_size" : " has no scales"));
     if (options.activation == activation::dynamic_int8 && options.to != scheme_type::int8)
         return usage("activation dynamic-int8 goes with int8");
-    if (chosen == method::mse && !type.integer) return usage("method mse is for int8 and int4");
+    if (chosen == method::mse && !codes_rows(options.to)) return usage("method mse is for int8 and int4");
     if (chosen == method::mse && base.granularity == granularity::per_tensor)
         return usage("method mse needs per_channel or a group_size; per_tensor has absmax");
     return check_container(container, base, options);

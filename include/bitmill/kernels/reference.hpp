@@ -9,22 +9,12 @@
 #include <cstdint>
 
 #include <bitmill/core/half.hpp>
+#include <bitmill/kernels/ggml_reference.hpp>
+#include <bitmill/kernels/lane_sum.hpp>
 #include <bitmill/kernels/scale_rule.hpp>
 #include <bitmill/kernels/table.hpp>
 
 namespace bitmill::kernels::reference {
-
-// 16 lanes, element i in lane i % 16, folded by halves.
-struct lane_sum {
-    float lane[16] = {};
-    float fold() const {
-        float s[16];
-        std::copy(lane, lane + 16, s);
-        for (std::size_t half = 8; half != 0; half /= 2)
-            for (std::size_t i = 0; i < half; ++i) s[i] += s[i + half];
-        return s[0];
-    }
-};
 
 class pair_sums {
 public:
@@ -309,8 +299,9 @@ inline void narrow_bf16(const float* src, std::size_t count, std::uint16_t* dst)
     for (std::size_t i = 0; i < count; ++i) dst[i] = bf16_from_f32(src[i]);
 }
 
-inline constexpr table kernels{"reference",   choose_int, encode_int,    decode_int,  encode_planes,
-                               decode_planes, extremes,   absmax_blocks, encode_book, decode_book,
-                               widen_f16,     widen_bf16, narrow_f16,    narrow_bf16, measure};
+inline constexpr table kernels{"reference",   choose_int,  encode_int,    decode_int,  encode_planes,
+                               decode_planes, extremes,    absmax_blocks, encode_book, decode_book,
+                               encode_ggml,   decode_ggml, widen_f16,     widen_bf16,  narrow_f16,
+                               narrow_bf16,   measure};
 
 }  // namespace bitmill::kernels::reference

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <bitmill/kernels/ggml_simd.hpp>
 #include <bitmill/kernels/primitives.hpp>
 #include <bitmill/kernels/scale_rule.hpp>
 
@@ -545,9 +546,23 @@ struct kernels_of {
     }
 
     static constexpr table make(const char* name) {
-        return {name,          choose_int,      encode_int,    decode_int,     encode_planes,
-                decode_planes, finite_extremes, absmax_blocks, encode_book,    decode_book,
-                p::widen_f16,  p::widen_bf16,   p::narrow_f16, p::narrow_bf16, measure};
+        return {name,
+                choose_int,
+                encode_int,
+                decode_int,
+                encode_planes,
+                decode_planes,
+                finite_extremes,
+                absmax_blocks,
+                encode_book,
+                decode_book,
+                ggml_kernels<Arch>::encode,
+                ggml_kernels<Arch>::decode,
+                p::widen_f16,
+                p::widen_bf16,
+                p::narrow_f16,
+                p::narrow_bf16,
+                measure};
     }
 };
 

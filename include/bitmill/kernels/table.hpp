@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <bitmill/core/ggml_type.hpp>
+
 namespace bitmill::kernels {
 
 // Sums over pairs (src, dst = decode(encode(src))). Each is accumulated in 16 virtual f32 lanes over at
@@ -85,6 +87,14 @@ struct table {
                         const code_book&, std::uint8_t* dst, sums* total);
     void (*decode_book)(const std::uint8_t* src, std::size_t count, std::size_t block, const float* absmax,
                         const code_book&, float* dst, bool stream);
+
+    // `blocks` blocks of a quantized type of GGUF, of f32 one after the other. Returns the first block that holds a NaN
+    // or an infinity, or `blocks`. `search`: least squares; else libggml's rule where it has no search. Not for iq4_nl,
+    // iq4_xs and mxfp4.
+    std::size_t (*encode_ggml)(const float* src, std::size_t blocks, ggml_type, bool search,
+                               std::uint8_t* dst);
+    // Bit for bit what libggml decodes.
+    void (*decode_ggml)(const std::uint8_t* src, std::size_t blocks, ggml_type, float* dst, bool stream);
 
     void (*widen_f16)(const std::uint16_t* src, std::size_t count, float* dst);
     void (*widen_bf16)(const std::uint16_t* src, std::size_t count, float* dst);
