@@ -3,7 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
+
+#include <bitmill/core/dtype.hpp>
 
 namespace bitmill {
 
@@ -61,6 +64,13 @@ inline constexpr ggml_facts ggml_table[] = {
 }
 [[nodiscard]] constexpr const ggml_facts& facts(ggml_type type) noexcept {
     return *find_ggml_facts(static_cast<std::uint32_t>(type));
+}
+
+// The type of plain numbers that a dtype is; empty where GGUF has none.
+[[nodiscard]] constexpr std::optional<ggml_type> ggml_type_of(dtype type) noexcept {
+    for (const auto& row : ggml_table)
+        if (row.block_elements == 1 && row.name == facts(type).name) return row.type;
+    return std::nullopt;
 }
 
 }  // namespace bitmill

@@ -139,7 +139,8 @@ BITMILL_INLINE result<void> atomic_folder::check_out(const std::string& source_r
     if (!replaceable) return replaceable.error();
     if (!*replaceable)
         return refuse(
-            "is a folder that does not look like a model (config.json and *.safetensors), so not even "
+            "is a folder that does not look like a model (config.json and *.safetensors, or manifest.json "
+            "and *.gguf), so not even "
             "--force deletes it; choose another output");
     return {};
 }

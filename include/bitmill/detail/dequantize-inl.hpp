@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include <bitmill/codec/codec.hpp>
-#include <bitmill/detail/gguf_refusal-inl.hpp>
 #include <bitmill/detail/hf_config-inl.hpp>
+#include <bitmill/detail/mill-inl.hpp>
 #include <bitmill/detail/stored_values-inl.hpp>
 #include <bitmill/detail/tile_runner-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
@@ -169,9 +169,17 @@ inline result<mill_report> dequantize(const std::string& path, const std::string
         return error{.code = error_code::invalid_argument, .message = "dequantize writes f32, f16 or bf16"};
     auto model = checkpoint::open(path);
     if (!model) return model.error();
-    if (auto plain = refuse_gguf(*model, "dequantize"); !plain) return plain.error();
     auto stored = read_stored(*model, level);
     if (!stored) return stored.error();
+    if (model->shard(0).gguf() != nullptr) {
+        mill_options plain;
+        static_cast<work_options&>(plain) = options;
+        plain.to = type == dtype::f16    ? scheme_type::f16
+                   : type == dtype::bf16 ? scheme_type::bf16
+                                         : scheme_type::f32;
+        plain.resume = false;
+        return mill_into(*model, path, out, plain);
+    }
     log_start(options, "dequantize", *model, type ? std::string(facts(*type).torch) : "the dtype before");
     std::optional<atomic_folder> folder;
     if (!options.dry_run) {

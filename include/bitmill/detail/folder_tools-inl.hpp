@@ -66,17 +66,21 @@ inline result<bool> is_at_or_above(int parent_fd, const std::string& name, const
     return failed();
 }
 
-// Empty, or config.json or *.safetensors in it.
+// Empty, or with config.json and *.safetensors in it, or manifest.json and *.gguf.
 inline result<bool> looks_replaceable(const std::string& path) {
     auto entries = list_folder(path);
     if (!entries) return entries.error();
     // Many kinds of folder have a config.json; a model has weights beside it.
-    const bool has_config =
-        std::any_of(entries->begin(), entries->end(), [](const auto& e) { return e.name == "config.json"; });
-    const bool has_weights = std::any_of(entries->begin(), entries->end(), [](const auto& e) {
-        return e.name.ends_with(".safetensors") && e.type == std::filesystem::file_type::regular;
-    });
-    return entries->empty() || (has_config && has_weights);
+    const auto holds = [&](std::string_view name) {
+        return std::any_of(entries->begin(), entries->end(), [&](const auto& e) { return e.name == name; });
+    };
+    const auto has_weights = [&](std::string_view ending) {
+        return std::any_of(entries->begin(), entries->end(), [&](const auto& e) {
+            return e.name.ends_with(ending) && e.type == std::filesystem::file_type::regular;
+        });
+    };
+    return entries->empty() || (holds("config.json") && has_weights(".safetensors")) ||
+           (holds("manifest.json") && has_weights(".gguf"));
 }
 
 // Lies in a folder that bitmill may delete without asking. A folder of the partial's name without it is the

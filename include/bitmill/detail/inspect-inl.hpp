@@ -7,7 +7,8 @@
 namespace bitmill {
 
 BITMILL_INLINE std::string stored_as(const stored_tensor& tensor) {
-    if (tensor.block) return std::string(facts(*tensor.block).name);
+    if (tensor.scheme && facts(tensor.scheme->type).ggml != nullptr)
+        return std::string(facts(tensor.scheme->type).ggml->name);
     return tensor.scheme ? to_text(*tensor.scheme) : std::string(facts(tensor.type).name);
 }
 

@@ -128,6 +128,17 @@ inline std::vector<output_part> bitsandbytes_parts(const planned_tensor& t, cons
     return parts;
 }
 
+// GGUF: rows of blocks, under the name that the weights have.
+inline std::vector<output_part> gguf_parts(const planned_tensor& t, const encoded_sizes& sizes) {
+    return {{output_part::kind::codes,
+             t.name,
+             dtype::u8,
+             t.shape,
+             sizes.codes,
+             {},
+             facts(t.effective->type).ggml->type}};
+}
+
 inline std::uint64_t total_bytes(const std::vector<output_part>& parts) {
     std::uint64_t sum = 0;
     for (const auto& part : parts) sum += part.bytes;
@@ -136,7 +147,7 @@ inline std::uint64_t total_bytes(const std::vector<output_part>& parts) {
 
 inline std::vector<output_part> copied(const planned_tensor& t) {
     const auto what = t.coded ? output_part::kind::codes : output_part::kind::copy;
-    return {{what, t.name, t.source_dtype, t.shape, t.kept_bytes(), {}}};
+    return {{what, t.name, t.source_dtype, t.shape, t.kept_bytes(), {}, t.coded ? std::nullopt : t.block}};
 }
 
 }  // namespace detail
@@ -156,13 +167,14 @@ BITMILL_INLINE result<void> lay_out(mill_plan& plan, bool strict) {
             what.tensor = t.name;
             return what;
         }
-        if (!type.integer && !type.code_book) {
+        if (is_plain(s.type)) {
             t.parts = {{output_part::kind::codes, t.name, type.plain, t.shape, sizes->codes, {}}};
             continue;
         }
-        t.parts = plan.format == format::bitmill ? detail::bitmill_parts(t, *sizes)
-                  : type.integer                 ? detail::compressed_tensors_parts(t, *sizes)
-                                                 : detail::bitsandbytes_parts(t, *sizes);
+        t.parts = type.ggml != nullptr             ? detail::gguf_parts(t, *sizes)
+                  : plan.format == format::bitmill ? detail::bitmill_parts(t, *sizes)
+                  : type.integer                   ? detail::compressed_tensors_parts(t, *sizes)
+                                                   : detail::bitsandbytes_parts(t, *sizes);
         const std::uint64_t bytes =
             detail::total_bytes(t.parts) + detail::header_entry_bytes * (t.parts.size() - 1);
         if (bytes < t.kept_bytes()) continue;

@@ -59,7 +59,7 @@ inline digest weights_digest(const digest& header, const std::vector<digest>& te
 inline std::string algorithm_id(const planned_tensor& t) {
     if (!t.effective) return t.coded ? "decode/1" : "copy";
     const auto& type = facts(t.effective->type);
-    if (!type.integer && !type.code_book) return "cast/1";
+    if (is_plain(type.type)) return "cast/1";
     return std::string(type.name) + (t.effective->planes ? "-planes-" : "-") +
            name_of_value(method_names, t.method) + "/1";
 }

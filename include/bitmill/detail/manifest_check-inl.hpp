@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <set>
 
@@ -98,6 +99,7 @@ public:
             },
             [](const tile& one) { return one.count; });
         if (!done) return done.error();
+        if (auto filled = check_filling(file); !filled) return filled.error();
         const auto [first, bytes] = file.header();
         auto header = digest_of_bytes(file.file(), first, bytes, options_.memory);
         if (!header) return header.error();
@@ -118,6 +120,24 @@ public:
     }
 
 private:
+    // What fills GGUF's tensors up to its alignment is 0.
+    static result<void> check_filling(const weight_file& file) {
+        std::uint64_t at = file.header().offset + file.header().bytes;
+        std::array<std::byte, 4096> room;
+        for (std::size_t i = 0; i <= file.size(); ++i) {
+            const std::uint64_t end = i < file.size() ? file[i].offset : file.file().size();
+            for (std::uint64_t count = 0; at < end; at += count) {
+                count = std::min<std::uint64_t>(end - at, room.size());
+                const std::span<std::byte> some(room.data(), static_cast<std::size_t>(count));
+                if (auto read = file.file().read_at(at, some); !read) return read;
+                if (std::any_of(some.begin(), some.end(), [](std::byte b) { return b != std::byte{0}; }))
+                    return refused("was changed: what lies between its tensors is not 0", file.file().path());
+            }
+            if (i < file.size()) at = end + file[i].bytes;
+        }
+        return {};
+    }
+
     const std::string& root_;
     const work_options& options_;
 };

@@ -1,8 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <filesystem>
 
 #include <bitmill/core/sha256.hpp>
+#include <bitmill/detail/gguf_plan-inl.hpp>
+#include <bitmill/detail/layout-inl.hpp>
 #include <bitmill/detail/manifest_check-inl.hpp>
 #include <bitmill/detail/miller-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
@@ -54,7 +57,7 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan, 
     mill_report report;
     report.requested = to_text(plan.base);
     report.format = to_text(plan.format);
-    const bool has_method = facts(plan.base.type).integer || facts(plan.base.type).code_book;
+    const bool has_method = !is_plain(plan.base.type);
     report.method = !has_method ? "" : plan.method == method::mse ? "mse" : "absmax";
     report.source_bytes = source_file_bytes(model);
     report.warnings = find_warnings(model, plan);
@@ -124,11 +127,25 @@ inline std::vector<file_record> weight_records(const weight_files& files,
         if (!files.exists(file)) continue;
         const auto& specs = files.specs(file);
         std::vector<digest> digests;
-        for (const std::size_t index : safetensors_writer::file_order(specs))
-            digests.push_back(by_name[specs[index].name]);
-        out.push_back({files.name_of(file), safetensors_writer::file_bytes(specs),
-                       weights_digest(sha256::of(safetensors_writer::header(specs)), digests), true});
+        for (const std::size_t index : files.order_of(file)) digests.push_back(by_name[specs[index].name]);
+        out.push_back({files.name_of(file), files.bytes_of(file).value(),
+                       weights_digest(sha256::of(files.header_of(file)), digests), true});
     }
+    return out;
+}
+
+// The keys of the source, two of which say how the matrices lie; nothing for other formats.
+inline std::optional<gguf_metadata> gguf_metadata_for(const checkpoint& model, const mill_plan& plan) {
+    if (plan.format != format::gguf) return std::nullopt;
+    gguf_metadata out = model.shard(0).gguf()->metadata();
+    const bool any = std::any_of(plan.tensors.begin(), plan.tensors.end(),
+                                 [](const auto& t) { return t.effective || t.coded; });
+    if (!any) return out;
+    const auto put = [&](const char* key, std::uint32_t value) {
+        if (auto done = out.set(key, value); !done) throw exception(done.error());
+    };
+    put("general.file_type", gguf_file_type(plan.base.type));
+    if (!is_plain(plan.base.type)) put("general.quantization_version", 2);
     return out;
 }
 
@@ -149,7 +166,7 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
     miller mill(model, *plan, options);
     if (auto done = mill.scan(); !done) return done.error();
     if (auto done = lay_out(*plan, options.strict); !done) return done.error();
-    weight_files files(model);
+    weight_files files(model, gguf_metadata_for(model, *plan));
     mill.place(files);
     auto bytes = files.file_bytes();
     if (!bytes) return bytes.error();
@@ -160,7 +177,8 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
     if (folder != nullptr)
         if (auto done = files.finish(*folder); !done) return done.error();
     const std::string index = files.index_text();
-    const std::string config = config_for(*plan, model.config_text());
+    const std::string config =
+        plan->format == format::gguf ? std::string() : config_for(*plan, model.config_text());
     milled made{start_report(model, *plan, mill), {}, {}, own_records(index, config)};
     made.report.source = path;
     made.report.output = out;
@@ -188,11 +206,13 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
     return made;
 }
 
+inline bool is_gguf_name(const std::string& name) { return name.ends_with(".gguf"); }
+
 // The report where `out` holds already what this call would write.
 inline result<std::optional<mill_report>> find_milled(const checkpoint& model, const std::string& path,
                                                       const std::string& out, const mill_options& options) {
     const stopwatch clock;
-    if (options.force) return std::optional<mill_report>();
+    if (options.force || is_gguf_name(out)) return std::optional<mill_report>();
     const auto there = is_there(out + "/" + manifest_name);
     if (!there) return there.error();
     if (!*there) return std::optional<mill_report>();
@@ -215,6 +235,15 @@ inline result<std::optional<mill_report>> find_milled(const checkpoint& model, c
     return std::optional<mill_report>(std::move(made->report));
 }
 
+// Not even --force replaces the file that is read.
+inline result<void> check_other_file(const checkpoint& model, const std::string& out) {
+    std::error_code none;
+    if (!std::filesystem::equivalent(model.shard(0).file().path(), out, none)) return {};
+    return error{.code = error_code::invalid_argument,
+                 .message = "is the model that is read; choose another output",
+                 .file = out};
+}
+
 inline result<mill_report> mill_into(const checkpoint& model, const std::string& path, const std::string& out,
                                      const mill_options& options) {
     std::optional<atomic_folder> folder;
@@ -225,7 +254,12 @@ inline result<mill_report> mill_into(const checkpoint& model, const std::string&
         auto key =
             options.resume ? journal_key(model, source_files(model, plan->source), options) : std::string();
         if (!key) return key.error();
-        auto made = atomic_folder::create(out, model.root(), options.force, std::move(*key));
+        // A .gguf is known by its file, a folder of it by what lies in it.
+        const bool single = plan->format == format::gguf && is_gguf_name(out);
+        if (single)
+            if (auto other = check_other_file(model, out); !other) return other.error();
+        auto made = atomic_folder::create(out, model.root(), options.force, std::move(*key),
+                                          single ? weight_files::gguf_name : "");
         if (!made) return made.error();
         folder.emplace(std::move(made).value());
     }

@@ -97,7 +97,7 @@ public:
         for (std::size_t i = 0; i < plan_.tensors.size(); ++i)
             for (const auto& part : plan_.tensors[i].parts) {
                 const std::size_t shard = plan_.tensors[i].source.shard;
-                tensor_spec spec{part.name, part.type, part.shape};
+                tensor_spec spec{part.name, part.type, part.shape, part.block};
                 places_[i].push_back(part.what == output_part::kind::residual
                                          ? files.add_residual(shard, std::move(spec))
                                          : files.add(shard, std::move(spec), part.bytes));

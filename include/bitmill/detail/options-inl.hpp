@@ -9,8 +9,8 @@
 namespace bitmill {
 namespace detail {
 
-inline constexpr std::array format_names{"automatic", "plain", "compressed-tensors", "bitsandbytes",
-                                         "bitmill"};
+inline constexpr std::array format_names{"automatic",    "plain",   "compressed-tensors",
+                                         "bitsandbytes", "bitmill", "gguf"};
 
 template <class Value>
 struct option_name {
@@ -114,12 +114,12 @@ BITMILL_INLINE result<format> format_from_text(std::string_view text) {
     error what{.code = error_code::invalid_argument,
                .message = "there is no format '" + std::string(text) +
                           "'; this version writes plain, "
-                          "compressed-tensors, bitsandbytes and bitmill"};
-    if (text == "gguf" || text == "pickle") {
+                          "compressed-tensors, bitsandbytes, bitmill and gguf"};
+    if (text == "pickle") {
         what.code = error_code::unsupported;
-        what.message =
-            "format " + std::string(text) +
-            " is not written by this version; it writes plain, compressed-tensors, bitsandbytes and bitmill";
+        what.message = "format " + std::string(text) +
+                       " is not written by this version; it writes plain, compressed-tensors, bitsandbytes, "
+                       "bitmill and gguf";
     }
     return what;
 }

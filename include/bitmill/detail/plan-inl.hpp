@@ -7,7 +7,7 @@
 #include <regex>
 #include <tuple>
 
-#include <bitmill/detail/gguf_refusal-inl.hpp>
+#include <bitmill/detail/gguf_plan-inl.hpp>
 #include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/mill/plan.hpp>
 
@@ -154,6 +154,7 @@ struct override_rule {
 
 inline format container_of(const mill_options& options) {
     return options.format != format::automatic ? options.format
+           : facts(options.to).ggml != nullptr ? format::gguf
            : options.to == scheme_type::int2   ? format::bitmill
            : facts(options.to).integer         ? format::compressed_tensors
            : facts(options.to).code_book       ? format::bitsandbytes
@@ -168,7 +169,10 @@ inline method default_method(const scheme& s) {
 
 inline scheme base_scheme(const mill_options& options) {
     const bool native = container_of(options) == format::bitmill;
-    if (facts(options.to).ggml != nullptr) return ggml_scheme(options.to);
+    if (container_of(options) == format::gguf) {
+        const scheme_type type = gguf_type_of(options.to);
+        if (facts(type).ggml != nullptr) return ggml_scheme(type);
+    }
     scheme s;
     s.type = options.to;
     s.symmetric =
@@ -237,15 +241,48 @@ inline result<std::vector<override_rule>> read_overrides(const mill_options& opt
     return rules;
 }
 
+// All that can be chosen of a type of GGUF is the type.
+inline result<void> check_gguf_options(const scheme& s, const mill_options& options) {
+    const std::string name = facts(s.type).name;
+    if (!facts(s.type).encodes) return usage(name + " is read and not written", error_code::unsupported);
+    if (options.granularity)
+        return usage("per_tensor, per_channel and group_size go with int8 and int4 of other formats; " +
+                     name + " has blocks of its own");
+    if (options.block_size != mill_options().block_size) return usage("block_size goes with nf4 and fp4");
+    if (options.double_quant) return usage("double_quant goes with nf4 and fp4");
+    if (!options.symmetric && !gguf_has_minimum(s.type))
+        return usage(name + " is symmetric; asymmetric are q4_1, q5_1, q4_k and q5_k");
+    if (options.activation == activation::dynamic_int8)
+        return usage("activation dynamic-int8 goes with int8 weights in compressed-tensors");
+    return {};
+}
+
+// Names, order and keys of a .gguf are llama.cpp's, and stay.
+inline result<void> check_source(bool is_gguf, format container) {
+    if (is_gguf && container != format::gguf)
+        return usage(std::string("a .gguf becomes a .gguf: readers of ") + to_text(container) +
+                         " do not know its names; give the model that it was made from",
+                     error_code::unsupported);
+    if (!is_gguf && container == format::gguf)
+        return usage(
+            "format gguf needs a .gguf model: make one of this with llama.cpp's convert_hf_to_gguf.py, "
+            "then quantize that",
+            error_code::unsupported);
+    return {};
+}
+
 // What a container's readers can load. One place decides; the message names what can hold the request.
 inline result<void> check_container(format container, const scheme& s, const mill_options& options) {
     const auto& type = facts(s.type);
     // Sizes that no row could have; whether they divide a row is settled tensor by tensor.
     if (auto sound = check_scheme(s, dtype::f32, 1, 0); !sound) return sound;
-    if (type.ggml != nullptr)
-        return usage(std::string(type.name) + " is a type of GGUF, which this version does not write",
-                     error_code::unsupported);
     if (is_plain(s.type)) return {};
+    if (container == format::gguf && type.ggml == nullptr)
+        return usage(std::string("gguf holds its own types, fp16, bf16 and fp32; ") + type.name + " needs " +
+                     (type.integer ? "compressed-tensors or bitmill" : "bitsandbytes"));
+    if (container != format::gguf && type.ggml != nullptr)
+        return usage(std::string(type.name) + " needs format gguf, which a .gguf model becomes");
+    if (type.ggml != nullptr) return check_gguf_options(s, options);
     if (container == format::bitmill && type.code_book)
         return usage(std::string("bitmill holds integer codes; ") + type.name + " needs bitsandbytes");
     if (container != format::bitmill && s.type == scheme_type::int2)
@@ -290,7 +327,7 @@ inline result<void> check_levels(const mill_options& options, format container, 
 inline result<void> check_options(const mill_options& options, format container, const scheme& base,
                                   method chosen) {
     const auto& type = facts(options.to);
-    if (options.embeddings == embeddings::int8 && container != format::bitmill)
+    if (options.embeddings == embeddings::int8 && container != format::bitmill && container != format::gguf)
         return usage(
             "embeddings int8 is refused: transformers cannot load a packed embedding; format bitmill holds "
             "it. "
@@ -308,7 +345,8 @@ inline result<void> check_options(const mill_options& options, format container,
                      type.name + (type.code_book ? " has block_size" : " has no scales"));
     if (options.activation == activation::dynamic_int8 && options.to != scheme_type::int8)
         return usage("activation dynamic-int8 goes with int8");
-    if (chosen == method::mse && !codes_rows(options.to)) return usage("method mse is for int8 and int4");
+    if (chosen == method::mse && !codes_rows(base.type))
+        return usage("method mse is for integers and the types of GGUF");
     if (chosen == method::mse && base.granularity == granularity::per_tensor)
         return usage("method mse needs per_channel or a group_size; per_tensor has absmax");
     return check_container(container, base, options);
@@ -365,11 +403,15 @@ public:
     }
 
     result<void> decide(planned_tensor& t) const {
-        t.role = role_of(t.name, t.shape.size(), t.source_dtype, plan_.model_type);
-        const bool base_is_plain = !facts(plan_.base.type).integer && !facts(plan_.base.type).code_book;
+        const bool gguf = plan_.format == format::gguf;
+        t.role = gguf ? gguf_role(t.name, t.shape.size())
+                      : role_of(t.name, t.shape.size(), t.source_dtype, plan_.model_type);
+        const bool base_is_plain = is_plain(plan_.base.type);
         const bool is_float = facts(t.source_dtype).weight;
         std::optional<scheme> wish;
-        if (base_is_plain) {
+        if (gguf) {
+            wish = gguf_wish(t, base_is_plain);
+        } else if (base_is_plain) {
             if (is_float) wish = plan_.base;
             if (!is_float) t.reason = "not a float tensor";
         } else {
@@ -400,7 +442,10 @@ public:
             t.reason = "empty";
         }
         t.requested = t.effective = wish;
-        return wish ? settle(t) : result<void>{};
+        auto done = !wish ? result<void>{} : gguf ? settle_gguf(t) : settle(t);
+        // What GGUF holds in blocks it goes on holding so.
+        if (gguf && !t.effective && !t.requested) t.coded.reset();
+        return done;
     }
 
 private:
@@ -420,9 +465,10 @@ private:
     result<void> apply_overrides(planned_tensor& t, std::optional<scheme>& wish) const {
         for (const auto& rule : overrides_) {
             if (!rule.pattern.match(t.name)) continue;
-            const bool coded = rule.to && (facts(rule.to->type).integer || facts(rule.to->type).code_book);
+            const bool coded = rule.to && !is_plain(rule.to->type);
+            const bool tables = plan_.format == format::bitmill || plan_.format == format::gguf;
             const bool codable = t.role == tensor_role::linear || t.role == tensor_role::head ||
-                                 (t.role == tensor_role::embedding && plan_.format == format::bitmill);
+                                 (t.role == tensor_role::embedding && tables);
             if (coded && !codable) {
                 if (options_.strict)
                     return error{.code = error_code::invalid_argument,
@@ -435,6 +481,67 @@ private:
             wish = rule.to;
             t.reason = "override";
         }
+        return {};
+    }
+
+    // A head that is no more asked for than an embedding is coded as one.
+    [[nodiscard]] std::optional<scheme> gguf_wish(planned_tensor& t, bool base_is_plain) const {
+        t.reason = why_kept(t.role);
+        const bool matrix =
+            t.role == tensor_role::linear || t.role == tensor_role::head || t.role == tensor_role::embedding;
+        if (!matrix || !facts(t.source_dtype).weight) return std::nullopt;
+        const bool table = t.role == tensor_role::embedding ||
+                           (t.role == tensor_role::head && (include_.empty() || !include_.match(t.name)));
+        const auto tables = options_.embeddings.value_or(embeddings::int8);
+        if (!base_is_plain && table && tables == embeddings::keep) return std::nullopt;
+        t.reason.clear();
+        if (base_is_plain || !table) return plan_.base;
+        t.reason = "embeddings and the output head have a setting of their own";
+        return tables == embeddings::fp16 ? scheme{.type = scheme_type::f16} : ggml_scheme(scheme_type::q8_0);
+    }
+
+    // As llama.cpp: the type, or the one that it falls back to. Kept as it is, in blocks or not, where nothing is won.
+    result<void> settle_gguf(planned_tensor& t) const {
+        scheme& s = *t.effective;
+        const auto keep_it = [&](std::string why) {
+            t.effective.reset();
+            t.requested.reset();
+            t.coded.reset();
+            t.reason = std::move(why);
+            return result<void>{};
+        };
+        const std::uint64_t cols = t.shape.back();
+        while (facts(s.type).ggml != nullptr && cols % facts(s.type).ggml->block_elements != 0) {
+            t.reason = "rows of " + std::to_string(cols) + " are no multiple of " +
+                       facts(t.requested->type).name + "'s " +
+                       std::to_string(facts(t.requested->type).ggml->block_elements);
+            if (options_.strict)
+                return error{.code = error_code::invalid_argument,
+                             .message = t.reason + "; leave out strict, or exclude it",
+                             .tensor = t.name};
+            const scheme_type less = gguf_fallback(s.type);
+            s = facts(less).ggml != nullptr ? ggml_scheme(less) : scheme{.type = less};
+        }
+        t.method = options_.method.value_or(default_method(s));
+        const bool prunes = options_.weight_threshold > 0;
+        if (t.coded && s.type == t.coded->scheme->type && !prunes)
+            return keep_it(std::string("already ") + facts(s.type).name);
+        if (is_plain(s.type)) {
+            const bool same = facts(s.type).plain == t.source_dtype;
+            if (t.coded && same && !prunes) {
+                t.effective.reset();  // decoded
+                return {};
+            }
+            if (same && !prunes) return keep_it("already " + std::string(facts(t.source_dtype).name));
+            if (!t.coded && s.type == scheme_type::f32 && !same) return keep_it("nothing is widened");
+        }
+        const auto bytes = encode_bound(s, t.rows(), t.cols());
+        if (!bytes) return bytes.error();
+        // Levels below that of the embeddings are no wish to widen them.
+        if (t.role != tensor_role::linear && !options_.embeddings && bytes->codes >= t.source_bytes &&
+            !is_plain(plan_.base.type))
+            return keep_it("would not shrink: " + std::to_string(t.source_bytes) + " bytes to " +
+                           std::to_string(bytes->codes));
         return {};
     }
 
@@ -479,7 +586,7 @@ private:
             // fp32 means copy and prune only: nothing is widened.
             if (s.type == scheme_type::f32) {
                 for (const auto& row : scheme_table)
-                    if (!row.integer && !row.code_book && row.plain == t.source_dtype) s.type = row.type;
+                    if (is_plain(row.type) && row.plain == t.source_dtype) s.type = row.type;
             }
             const bool same = facts(s.type).plain == t.source_dtype;
             if ((same && options_.weight_threshold == 0) || (s.type == scheme_type::f32 && !same)) {
@@ -561,6 +668,7 @@ inline std::vector<planned_tensor> find_tensors(stored_model& source) {
         t.shape = s.shape;
         t.elements = s.elements;
         t.source_bytes = s.bytes;
+        if (s.scheme && facts(s.scheme->type).ggml != nullptr) t.block = facts(s.scheme->type).ggml->type;
         if (s.scheme) t.coded = std::move(s);
         out.push_back(std::move(t));
     }
@@ -600,8 +708,10 @@ BITMILL_INLINE result<void> keep(planned_tensor& tensor, std::string reason, boo
     return {};
 }
 
-BITMILL_INLINE result<mill_plan> make_plan(const checkpoint& model, const mill_options& options) {
-    if (auto milled = detail::refuse_gguf(model, "quantize"); !milled) return milled.error();
+BITMILL_INLINE result<mill_plan> make_plan(const checkpoint& model, const mill_options& given) {
+    const bool gguf = model.shard(0).gguf() != nullptr;
+    mill_options options = given;
+    if (gguf && given.format == format::automatic) options.format = format::gguf;
     mill_plan plan;
     plan.base = detail::base_scheme(options);
     plan.activation = options.activation;
@@ -609,6 +719,7 @@ BITMILL_INLINE result<mill_plan> make_plan(const checkpoint& model, const mill_o
     plan.format = detail::container_of(options);
     if (auto sound = detail::check_options(options, plan.format, plan.base, plan.method); !sound)
         return sound.error();
+    if (auto sound = detail::check_source(gguf, plan.format); !sound) return sound.error();
     detail::planner planner(options, plan);
     if (auto ready = planner.prepare(); !ready) return ready.error();
     detail::read_model_facts(model, plan);
@@ -623,7 +734,9 @@ BITMILL_INLINE result<mill_plan> make_plan(const checkpoint& model, const mill_o
             return what;
         }
     }
-    if (const auto& how = plan.source.quant_method; !how.empty())
+    const bool coded =
+        std::any_of(plan.tensors.begin(), plan.tensors.end(), [](const auto& t) { return t.coded; });
+    if (const auto& how = plan.source.quant_method; coded)
         plan.warnings.push_back("the source is quantized (" + how +
                                 "): errors are those against its own dequantized weights");
     detail::settle_ties(model, plan);

@@ -75,7 +75,7 @@ private:
             stored_tensor stored;
             stored.name = tensor.name;
             stored.shape.assign(file.shape(i).begin(), file.shape(i).end());
-            stored.block = tensor.block;
+            if (tensor.block) stored.scheme = ggml_scheme(*scheme_type_of(*tensor.block));
             stored.type = tensor.block ? dtype::f32 : tensor.type;
             stored.elements = tensor.elements;
             if (tensor.block)

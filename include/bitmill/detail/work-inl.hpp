@@ -106,7 +106,11 @@ inline std::vector<std::pair<std::string, const weight_file*>> source_files(cons
 // without them the folder is whole, at a lower level. In a dry run only their sizes.
 class weight_files {
 public:
-    explicit weight_files(const checkpoint& model) : model_(model), specs_(2 * model.shard_count()) {}
+    static constexpr const char* gguf_name = "model.gguf";
+
+    // With metadata: one GGUF file.
+    explicit weight_files(const checkpoint& model, std::optional<gguf_metadata> gguf = {})
+        : model_(model), gguf_(std::move(gguf)), specs_(2 * model.shard_count()) {}
 
     struct place {
         std::size_t file;
@@ -154,7 +158,7 @@ public:
         writers_.resize(specs_.size());
         for (std::size_t file = 0; file < specs_.size(); ++file) {
             if (!exists(file)) continue;
-            auto writer = safetensors_writer::create(folder.path_of(name_of(file)), specs_[file]);
+            auto writer = begin(file, folder.path_of(name_of(file)), false);
             if (!writer) return writer.error();
             writers_[file].emplace(std::move(writer).value());
         }
@@ -206,9 +210,28 @@ public:
     [[nodiscard]] bool exists(std::size_t file) const {
         return file < model_.shard_count() || !specs_[file].empty();
     }
+    // These throw exception for specs that no reader takes.
+    [[nodiscard]] std::vector<std::size_t> order_of(std::size_t file) const {
+        return gguf_ ? gguf_writer::file_order(gguf_specs(file))
+                     : safetensors_writer::file_order(specs_[file]);
+    }
+    [[nodiscard]] std::string header_of(std::size_t file) const {
+        return gguf_ ? gguf_writer::header(gguf_specs(file), *gguf_)
+                     : safetensors_writer::header(specs_[file]);
+    }
+    [[nodiscard]] result<std::uint64_t> bytes_of(std::size_t file) const {
+        if (!exists(file)) return std::uint64_t{0};
+        try {
+            return gguf_ ? gguf_writer::file_bytes(gguf_specs(file), *gguf_)
+                         : safetensors_writer::file_bytes(specs_[file]);
+        } catch (const exception& failure) {
+            return failure.error();
+        }
+    }
     [[nodiscard]] const std::vector<tensor_spec>& specs(std::size_t file) const { return specs_[file]; }
     [[nodiscard]] std::string name_of(std::size_t file) const {
         const std::size_t shards = model_.shard_count();
+        if (gguf_ && file < shards) return gguf_name;
         const std::string weights =
             model_.sharded() ? safetensors_name(model_.shard_name(file % shards)) : std::string(single_name);
         return file < shards ? weights : residual_name(weights);
@@ -220,7 +243,7 @@ private:
         writers_.resize(specs_.size());
         for (std::size_t file = 0; file < specs_.size(); ++file) {
             if (!exists(file)) continue;
-            auto writer = safetensors_writer::reopen(folder.path_of(name_of(file)), specs_[file]);
+            auto writer = begin(file, folder.path_of(name_of(file)), true);
             if (!writer) return writer.error();
             writers_[file].emplace(std::move(writer).value());
             names.insert(name_of(file));
@@ -238,18 +261,28 @@ private:
         specs_[file].push_back(std::move(spec));
         return {file, specs_[file].size() - 1};
     }
-    [[nodiscard]] result<std::uint64_t> bytes_of(std::size_t file) const {
-        if (!exists(file)) return std::uint64_t{0};
-        try {
-            return safetensors_writer::file_bytes(specs_[file]);
-        } catch (const exception& failure) {
-            return failure.error();
-        }
+    result<tensor_writer> begin(std::size_t file, const std::string& path, bool again) const {
+        const auto made = [](auto writer) -> result<tensor_writer> {
+            if (!writer) return writer.error();
+            return tensor_writer(std::move(*writer));
+        };
+        if (gguf_)
+            return again ? made(gguf_writer::reopen(path, gguf_specs(file), *gguf_))
+                         : made(gguf_writer::create(path, gguf_specs(file), *gguf_));
+        return again ? made(safetensors_writer::reopen(path, specs_[file]))
+                     : made(safetensors_writer::create(path, specs_[file]));
+    }
+    [[nodiscard]] std::vector<gguf_spec> gguf_specs(std::size_t file) const {
+        std::vector<gguf_spec> out;
+        for (const tensor_spec& one : specs_[file])
+            out.push_back({one.name, one.block ? *one.block : *ggml_type_of(one.type), one.shape});
+        return out;
     }
 
     const checkpoint& model_;
+    std::optional<gguf_metadata> gguf_;
     std::vector<std::vector<tensor_spec>> specs_;
-    std::vector<std::optional<safetensors_writer>> writers_;
+    std::vector<std::optional<tensor_writer>> writers_;
     std::map<std::string, std::string> weight_map_;
     std::set<std::string> names_;  // of the tensors of all files
     error collision_;
@@ -306,11 +339,11 @@ inline result<digest> copy_side_file(const checkpoint& model, const std::string&
     return value;
 }
 
-// The files that the mill itself thinks out; index "" for none.
+// The files that the mill itself thinks out; "" for none.
 inline std::vector<file_record> own_records(const std::string& index, const std::string& config) {
     std::vector<file_record> out;
     if (!index.empty()) out.push_back({index_name, index.size(), sha256::of(index), false});
-    out.push_back({"config.json", config.size(), sha256::of(config), false});
+    if (!config.empty()) out.push_back({"config.json", config.size(), sha256::of(config), false});
     return out;
 }
 
@@ -319,7 +352,7 @@ inline result<std::vector<file_record>> put_other_files(const checkpoint& model,
                                                         const atomic_folder* folder,
                                                         const work_options& options, const progress& now) {
     std::vector<file_record> out;
-    if (folder != nullptr)
+    if (folder != nullptr && !config.empty())
         if (auto done = write_file(folder->path_of("config.json"), config); !done) return done.error();
     for (const auto& side : model.side_files()) {
         auto value = copy_side_file(model, side.name, folder, options, now);

@@ -17,7 +17,8 @@ public:
     // Makes the partial folder and locks it against other processes (io if one holds it). What a killed run
     // left there is deleted, unless it began a journal with `key` (not ""): then it stays. source_root, "" for none,
     // is the model that is being read: OUT may lie in it but must not be it or hold it. An OUT that exists is invalid_argument unless `force`; with force
-    // it is replaced only if it is empty or looks like a model (config.json and *.safetensors).
+    // it is replaced only if it is empty or looks like a model (config.json and *.safetensors, or manifest.json
+    // and *.gguf).
     // With `single`, the name of a file that will lie in the folder, OUT becomes that file alone and the folder goes;
     // an OUT that exists is then replaced only if it is a file.
     [[nodiscard]] static result<atomic_folder> create(const std::string& out, const std::string& source_root,

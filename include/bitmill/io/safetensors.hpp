@@ -74,6 +74,7 @@ struct tensor_spec {
     std::string name;
     dtype type;
     std::vector<std::uint64_t> shape;
+    std::optional<ggml_type> block{};  // GGUF only: where it lies in blocks; then the shape counts elements
 };
 
 using safetensors_metadata = std::vector<std::pair<std::string, std::string>>;

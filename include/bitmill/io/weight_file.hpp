@@ -41,8 +41,8 @@ public:
         std::uint64_t bytes;
     };
     [[nodiscard]] range header() const noexcept;
-    // Is the file its header and then its tensors, without anything between? (safetensors)
-    [[nodiscard]] bool dense() const noexcept { return std::holds_alternative<safetensors_file>(content_); }
+    // Is the file its header and then its tensors, without anything between but what fills up to GGUF's alignment?
+    [[nodiscard]] bool dense() const noexcept { return !std::holds_alternative<torch_file>(content_); }
 
 private:
     template <class Container>

@@ -42,7 +42,8 @@ struct output_part {
     dtype type = dtype::u8;
     std::vector<std::uint64_t> shape;
     std::uint64_t bytes = 0;
-    std::string constant;  // the bytes of kind::constant
+    std::string constant{};            // the bytes of kind::constant
+    std::optional<ggml_type> block{};  // format gguf, where it lies in blocks: then the shape counts elements
 };
 
 struct planned_tensor {
@@ -53,6 +54,7 @@ struct planned_tensor {
     std::uint64_t elements = 0;
     std::uint64_t source_bytes = 0;  // as stored, with scales and all
     std::optional<stored_tensor> coded;
+    std::optional<ggml_type> block;  // of a GGUF file's tensor that lies in blocks
     tensor_role role = tensor_role::other;
 
     std::optional<scheme> requested;  // empty: keep
@@ -68,8 +70,14 @@ struct planned_tensor {
     std::vector<output_part> parts;  // filled by lay_out
 
     // Rows x cols as the codec sees the tensor: [out, in] for a matrix, one row for anything else.
-    [[nodiscard]] std::uint64_t cols() const { return shape.size() == 2 ? shape[1] : elements; }
-    [[nodiscard]] std::uint64_t rows() const { return shape.size() == 2 ? shape[0] : 1; }
+    // (In GGUF a stack of matrices is one matrix of all their rows.)
+    [[nodiscard]] std::uint64_t cols() const {
+        const bool matrix = shape.size() == 2 || (effective && facts(effective->type).ggml != nullptr);
+        return matrix && !shape.empty() ? shape.back() : elements;
+    }
+    [[nodiscard]] std::uint64_t rows() const {
+        return shape.size() == 2 ? shape[0] : cols() == 0 ? 1 : elements / cols();
+    }
     // Where nothing is coded: another container holds no codes of the source's.
     [[nodiscard]] std::uint64_t kept_bytes() const {
         return coded ? elements * element_bytes(source_dtype) : source_bytes;

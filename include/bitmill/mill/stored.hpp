@@ -15,8 +15,7 @@ struct stored_tensor {
     std::string name;                       // of the weight: "encoder.layer.0.output.dense.weight"
     std::vector<std::uint64_t> shape;       // of the weight, whatever its codes' shape is
     dtype type = dtype::f32;                // that it had, or has where it is not coded
-    std::optional<bitmill::scheme> scheme;  // empty: stored as it is, or as `block`
-    std::optional<ggml_type> block;  // of a GGUF file's blocks; `type` is then the F32 that they decode to
+    std::optional<bitmill::scheme> scheme;  // empty: stored as it is
     std::uint64_t elements = 0;
     std::uint64_t bytes = 0;  // of all stored tensors that belong to it
 
