@@ -561,7 +561,7 @@ inline std::vector<planned_tensor> find_tensors(stored_model& source) {
         t.shape = s.shape;
         t.elements = s.elements;
         t.source_bytes = s.bytes;
-        if (s.scheme) t.coded = std::move(s);
+        if (s.coded()) t.coded = std::move(s);
         out.push_back(std::move(t));
     }
     source.tensors.clear();
