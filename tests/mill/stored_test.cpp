@@ -159,7 +159,7 @@ const std::vector<attack>& packed_attacks() {
         {"scales of too few rows",
          [](auto& m) { m.part("weight_scale") = make_tensor("a.weight_scale", dtype::f32, {63, 1}, 5); }},
         {"zero points",
-         [](auto& m) { m.parts.push_back(make_tensor("a.weight_zero_point", dtype::i32, {8, 1}, 5)); }},
+         [](auto& m) { m.parts.push_back(make_tensor("a.weight_zero_point", dtype::i32, {8, 3}, 5)); }},
         {"order of groups",
          [](auto& m) { m.parts.push_back(make_tensor("a.weight_g_idx", dtype::i32, {128}, 5)); }},
     };
@@ -275,7 +275,7 @@ TEST_CASE("stored: spoiled int-quantized int8") {
                    {"scales flat", [](milled& m) { m.part("weight_scale").shape = {64}; }},
                    {"scales transposed", [](milled& m) { m.part("weight_scale").shape = {1, 64}; }},
                    {"zero points", [](milled& m) {
-                        m.parts.push_back(make_tensor("a.weight_zero_point", dtype::i8, {64, 1}, 3));
+                        m.parts.push_back(make_tensor("a.weight_zero_point", dtype::i8, {63, 1}, 3));
                     }}});
 }
 
@@ -308,7 +308,7 @@ TEST_CASE("stored: spoiled nf4 with double quantization") {
 }
 
 TEST_CASE("stored: another quantization method is unsupported") {
-    for (const char* method : {"gptq", "awq", "torchao", "fp8"}) {
+    for (const char* method : {"hqq", "eetq", "quanto", "aqlm"}) {
         CAPTURE(std::string(method));
         const temp_folder temp;
         put_model(temp / "model", {make_tensor("a.weight", dtype::f32, {4, 4}, 1)},

@@ -25,7 +25,7 @@ public:
         return facts(t.type).weight ? type_.value_or(t.type) : t.type;
     }
     [[nodiscard]] static std::uint64_t output_bytes(const stored_tensor& t, dtype type) {
-        return t.scheme || type != t.type ? t.elements * element_bytes(type) : t.bytes;
+        return t.coded() || type != t.type ? t.elements * element_bytes(type) : t.bytes;
     }
 
     void place(weight_files& files) {
@@ -73,7 +73,7 @@ private:
         std::uint64_t footprint = 0;
         cut(const stored_tensor& t, dtype type) : units(t.elements) {
             if (t.elements == 0) return;
-            if (t.scheme) {
+            if (t.coded()) {
                 const std::uint64_t granule = stored_values::granule(t);
                 per_tile = std::max<std::uint64_t>(1, per_tile / granule) * granule;
                 const std::uint64_t most = std::min(units, per_tile);
@@ -107,7 +107,7 @@ private:
     result<void> write_tile(const tile& one, tile_buffers& buffers, weight_files& files) const {
         const auto& t = stored_.tensors[one.tensor];
         const dtype type = output_type(t);
-        if (t.scheme) return write_decoded(one, t, type, buffers, files);
+        if (t.coded()) return write_decoded(one, t, type, buffers, files);
         if (type == t.type) {
             std::byte* bytes = grow(buffers.source, one.count);
             if (auto done = read(t, one.first, bytes, one.count); !done) return done;
@@ -216,8 +216,8 @@ inline result<mill_report> dequantize(const std::string& path, const std::string
         row.shape = t.shape;
         row.source_dtype = t.type;
         const dtype to = work.output_type(t);
-        row.requested = row.effective = t.scheme || to != t.type ? std::string(facts(to).torch) : "keep";
-        row.reason = t.scheme ? to_text(*t.scheme) : "not coded";
+        row.requested = row.effective = t.coded() || to != t.type ? std::string(facts(to).torch) : "keep";
+        row.reason = t.coded() ? stored_as(t) : "not coded";
         row.elements = t.elements;
         row.source_bytes = t.bytes;
         row.bytes = dequantizer::output_bytes(t, to);

@@ -6,6 +6,7 @@
 #include <map>
 
 #include <bitmill/detail/json_document-inl.hpp>
+#include <bitmill/detail/model_facts-inl.hpp>
 #include <bitmill/detail/plan-inl.hpp>
 #include <bitmill/mill/plan.hpp>
 
@@ -193,23 +194,6 @@ inline ordered_json bitmill_config(const mill_plan& plan) {
                         {"levels", std::move(levels)},
                         {"group_size", plan.base.group_size},
                         {"residual_planes", planes}});
-}
-
-// The dtype that config.json gives, "float32" where it gives none. `dtype` replaced `torch_dtype` in transformers 5.
-inline std::string config_dtype(const ordered_json& config) {
-    for (const char* key : {"dtype", "torch_dtype"})
-        if (const auto found = config.find(key); found != config.end() && found->is_string())
-            return found->get<std::string>();
-    return "float32";
-}
-
-inline void set_config_dtype(ordered_json& config, std::string_view torch_name) {
-    const char* key = config.contains("torch_dtype") && !config.contains("dtype") ? "torch_dtype" : "dtype";
-    config[key] = torch_name;
-}
-
-inline ordered_json parse_config(const std::string& text) {
-    return text.empty() ? ordered_json::object() : ordered_json::parse(text);
 }
 
 }  // namespace detail

@@ -6,12 +6,6 @@
 
 namespace bitmill {
 
-BITMILL_INLINE std::string stored_as(const stored_tensor& tensor) {
-    if (tensor.scheme && facts(tensor.scheme->type).ggml != nullptr)
-        return std::string(facts(tensor.scheme->type).ggml->name);
-    return tensor.scheme ? to_text(*tensor.scheme) : std::string(facts(tensor.type).name);
-}
-
 BITMILL_INLINE result<inspect_report> inspect(const std::string& path) {
     return detail::guard(path, [&]() -> result<inspect_report> {
         const auto model = checkpoint::open(path);

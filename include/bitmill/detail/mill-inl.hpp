@@ -75,7 +75,7 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan, 
         row.reason = t.reason;
         if (t.coded)
             row.reason += (t.reason.empty() ? "decoded from " : "; decoded from ") +
-                          plan.source.quant_method + " " + to_text(*t.coded->scheme);
+                          plan.source.quant_method + " " + stored_as(*t.coded);
         row.elements = t.elements;
         row.source_bytes = t.tied_to.empty() ? t.source_bytes : 0;
         row.bytes = total_bytes(t.parts);

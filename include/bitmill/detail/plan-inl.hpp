@@ -669,7 +669,7 @@ inline std::vector<planned_tensor> find_tensors(stored_model& source) {
         t.elements = s.elements;
         t.source_bytes = s.bytes;
         if (s.scheme && facts(s.scheme->type).ggml != nullptr) t.block = facts(s.scheme->type).ggml->type;
-        if (s.scheme) t.coded = std::move(s);
+        if (s.coded()) t.coded = std::move(s);
         out.push_back(std::move(t));
     }
     source.tensors.clear();

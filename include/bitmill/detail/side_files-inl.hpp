@@ -161,7 +161,8 @@ private:
 
     // The mill writes config.json itself; the others are records about this folder, not about a copy.
     static bool is_own_record(std::string_view name) noexcept {
-        return name == "config.json" || name == "manifest.json" || name == "metadata.json";
+        return name == "config.json" || name == "manifest.json" || name == "metadata.json" ||
+               name == "quantize_config.json" || name == "quant_config.json";  // GPTQ's and AWQ's
     }
     // What --to both wrote somewhere below.
     static bool holds_levels(const std::vector<folder_entry>& inside) {

@@ -7,6 +7,7 @@
 #include <bitmill/codec/codec.hpp>
 #include <bitmill/core/checked.hpp>
 #include <bitmill/detail/element_buffer-inl.hpp>
+#include <bitmill/detail/foreign_values-inl.hpp>
 #include <bitmill/mill/stored.hpp>
 
 namespace bitmill::detail {
@@ -19,6 +20,7 @@ public:
 
     // Elements that are decoded together: runs of whole granules cost nothing else.
     [[nodiscard]] static std::uint64_t granule(const stored_tensor& t) {
+        if (t.foreign) return t.shape[1];
         const scheme& s = *t.scheme;
         const std::uint64_t elements =
             facts(s.type).integer ? t.shape[1] : s.group_size * (s.double_quant ? nested_block : 1);
@@ -30,7 +32,7 @@ public:
                                                      dtype type) {
         const std::uint64_t g = granule(t);
         const std::uint64_t covering = std::min((ceil_div(count, g) + 1) * g, t.elements);
-        return parts(t, 0, covering).room() + covering * element_bytes(type) + 12 * g;
+        return room_for(t, 0, covering, type) + covering * element_bytes(type) + 12 * g;
     }
 
     // Elements [first, first + count) in row-major order; `dst` is aligned to `type`. Errors: those of reading.
@@ -40,11 +42,13 @@ public:
         const std::uint64_t begin = first / g * g;
         const std::uint64_t end = std::min(ceil_div(first + count, g) * g, t.elements);
         const std::uint64_t width = element_bytes(type);
-        const auto part = parts(t, begin, end - begin);
         const bool whole = begin == first && end == first + count;
-        std::byte* room = grow(scratch, part.room() + (whole ? 0 : (end - begin) * width));
-        std::byte* to = whole ? dst : room + part.room();
-        if (auto done = decode_granules(t, part, end - begin, type, room, to); !done) return done;
+        const std::uint64_t coded = room_for(t, begin, end - begin, type);
+        std::byte* room = grow(scratch, coded + (whole ? 0 : (end - begin) * width));
+        std::byte* to = whole ? dst : room + coded;
+        auto done = t.foreign ? foreign_rows(model_, t, begin / g, (end - begin) / g).decode(type, room, to)
+                              : decode_granules(t, parts(t, begin, end - begin), end - begin, type, room, to);
+        if (!done) return done;
         if (!whole) std::memcpy(dst, to + (first - begin) * width, static_cast<std::size_t>(count * width));
         return {};
     }
@@ -63,6 +67,11 @@ private:
             return aligned(sizes.codes) + aligned(sizes.scales) + aligned(third());
         }
     };
+
+    [[nodiscard]] static std::uint64_t room_for(const stored_tensor& t, std::uint64_t first,
+                                                std::uint64_t count, dtype type) {
+        return t.foreign ? foreign_rows::room(t, count / t.shape[1], type) : parts(t, first, count).room();
+    }
 
     [[nodiscard]] static parts_of_run parts(const stored_tensor& t, std::uint64_t first,
                                             std::uint64_t count) {

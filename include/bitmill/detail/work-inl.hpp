@@ -2,15 +2,15 @@
 #pragma once
 
 #include <chrono>
-#include <exception>
 #include <map>
 #include <memory_resource>
 #include <new>
-#include <regex>
 #include <set>
 
+#include <bitmill/detail/guard-inl.hpp>
 #include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/manifest-inl.hpp>
+#include <bitmill/detail/model_facts-inl.hpp>
 #include <bitmill/io/atomic_folder.hpp>
 #include <bitmill/io/checkpoint.hpp>
 #include <bitmill/io/safetensors.hpp>
@@ -19,23 +19,6 @@
 #include <bitmill/mill/stored.hpp>
 
 namespace bitmill::detail {
-
-// The one place where what is thrown becomes an error: by regular expressions, JSON, allocation.
-template <class Body>
-auto guard(const std::string& model, const Body& body) -> decltype(body()) {
-    try {
-        return body();
-    } catch (const exception& failure) {
-        return failure.error();
-    } catch (const std::bad_alloc&) {
-        return error{.code = error_code::out_of_memory, .message = "out of memory"};
-    } catch (const std::regex_error& failure) {
-        return error{.code = error_code::invalid_argument,
-                     .message = std::string("a regular expression is too complex: ") + failure.what()};
-    } catch (const std::exception& failure) {
-        return error{.code = error_code::bad_input, .message = failure.what(), .file = model};
-    }
-}
 
 // A log that throws loses its line and stops nothing.
 inline void log_line(const work_options& options, log_level level, const std::string& line) noexcept {
@@ -82,13 +65,6 @@ public:
 private:
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
-
-// The file of the residual planes beside a file of weights.
-inline std::string residual_name(const std::string& weights) {
-    constexpr std::string_view ending = ".safetensors";
-    const std::size_t stem = weights.ends_with(ending) ? weights.size() - ending.size() : weights.size();
-    return weights.substr(0, stem) + ".int8.safetensors";
-}
 
 // The source's weight files by their names in its folder.
 inline std::vector<std::pair<std::string, const weight_file*>> source_files(const checkpoint& model,

@@ -52,8 +52,8 @@ public:
     [[nodiscard]] std::optional<location> find(std::string_view tensor_name) const noexcept;
 
     // What should come along into a milled copy, sorted by name: all but config.json, the weights of any
-    // container, their indices, records (manifest.json, metadata.json), hidden files, other variants of
-    // the model and exports (onnx/, openvino/, coreml/). Folders that modules.json names
+    // container, their indices, records (manifest.json, metadata.json, and of GPTQ and AWQ quantize_config.json and
+    // quant_config.json), hidden files, other variants of the model and exports (onnx/, openvino/, coreml/). Folders that modules.json names
     // (sentence-transformers) come whole, with their weights.
     [[nodiscard]] const std::vector<side_file>& side_files() const noexcept { return side_files_; }
     [[nodiscard]] result<input_file> open_side(const std::string& name) const;

@@ -40,9 +40,6 @@ struct inspect_report {
     [[nodiscard]] std::string json(int indent = 2) const;
 };
 
-// "int4 group 128", "Q4_K", or the dtype of a tensor that is not coded.
-[[nodiscard]] std::string stored_as(const stored_tensor& tensor);
-
 // Reads headers and config.json, and no weights. Errors: those of checkpoint::open and read_stored.
 [[nodiscard]] result<inspect_report> inspect(const std::string& model);
 
