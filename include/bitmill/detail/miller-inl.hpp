@@ -15,8 +15,8 @@
 
 namespace bitmill::detail {
 
-// How a planned tensor is cut. Units are rows of a matrix with integer codes or blocks of GGUF, elements of a flattened tensor
-// for code books, casts and what is only decoded, bytes of a copy.
+// How a planned tensor is cut. Units are rows of a matrix with integer codes or blocks of GGUF, elements of a
+// flattened tensor for code books, casts and what is only decoded, bytes of a copy.
 struct tiling {
     std::uint64_t unit_bytes;  // in the source, decoded where it is coded
     std::uint64_t units;
