@@ -253,6 +253,8 @@ TEST_CASE("resume: only the same source and the same request go on") {
     other("level", [](auto& o) { o.to = scheme_type::int8; }, false);
     other("method", [](auto& o) { o.method = bitmill::method::absmax; }, false);
     other("threshold", [](auto& o) { o.weight_threshold = 1e-3f; }, false);
+    other("relative threshold", [](auto& o) { o.prune_relative = 1e-3; }, false);
+    other("sparsity", [](auto& o) { o.target_sparsity = 0.1; }, false);
     other("a name", [](auto& o) { o.exclude = {"key"}; }, false);
 
     const auto anew = [&](const char* what, const std::function<void()>& change) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <charconv>
 
 #include <bitmill/core/sha256.hpp>
 #include <bitmill/detail/manifest_check-inl.hpp>
@@ -45,10 +46,23 @@ inline void warn_of_losses(mill_report& report) {
     if (lost != 0)
         report.warnings.push_back(std::to_string(lost) +
                                   " tensors keep less than 6 dB of their weights, first " + first +
-                                  ": exclude them, or choose a format with F32 scales or more bits");
+                                  ": exclude them, or choose a format with F32 scales or more bits" +
+                                  (report.pruning.empty() ? "" : ", or prune less"));
 }
 
-inline mill_report start_report(const checkpoint& model, const mill_plan& plan, const miller& mill) {
+inline std::string pruning_text(const mill_options& options) {
+    const auto text = [](const char* name, auto value) {
+        char digits[32];  // the shortest that reads back as the same number
+        const auto end = std::to_chars(std::begin(digits), std::end(digits), value).ptr;
+        return std::string(name) + " " + std::string(digits, end);
+    };
+    if (options.weight_threshold > 0) return text("weight_threshold", options.weight_threshold);
+    if (options.prune_relative > 0) return text("prune_relative", options.prune_relative);
+    return options.target_sparsity > 0 ? text("target_sparsity", options.target_sparsity) : std::string();
+}
+
+inline mill_report start_report(const checkpoint& model, const mill_plan& plan, const miller& mill,
+                                const mill_options& options) {
     const auto errors = mill.errors(&tile_record::error);
     const auto base_errors = mill.errors(&tile_record::base_error);
     mill_report report;
@@ -56,6 +70,7 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan, 
     report.format = to_text(plan.format);
     const bool has_method = facts(plan.base.type).integer || facts(plan.base.type).code_book;
     report.method = !has_method ? "" : plan.method == method::mse ? "mse" : "absmax";
+    report.pruning = pruning_text(options);
     report.source_bytes = source_file_bytes(model);
     report.warnings = find_warnings(model, plan);
     for (std::size_t i = 0; i < plan.tensors.size(); ++i) {
@@ -161,7 +176,7 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
         if (auto done = files.finish(*folder); !done) return done.error();
     const std::string index = files.index_text();
     const std::string config = config_for(*plan, model.config_text());
-    milled made{start_report(model, *plan, mill), {}, {}, own_records(index, config)};
+    milled made{start_report(model, *plan, mill, options), {}, {}, own_records(index, config)};
     made.report.source = path;
     made.report.output = out;
     made.report.dry_run = options.dry_run;

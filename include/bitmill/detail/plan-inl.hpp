@@ -242,6 +242,22 @@ inline result<void> check_levels(const mill_options& options, format container, 
                  (options.to == scheme_type::int8 ? " or int8,int4" : " only"));
 }
 
+inline bool asks_to_prune(const mill_options& options) {
+    return options.weight_threshold > 0 || options.prune_relative > 0 || options.target_sparsity > 0;
+}
+
+inline result<void> check_pruning(const mill_options& options) {
+    if (!(options.weight_threshold >= 0 && options.weight_threshold <= 3.4e38f))
+        return usage("weight_threshold must be a number of 0 or more");
+    if (!(options.prune_relative >= 0 && options.prune_relative <= 1))
+        return usage("prune_relative is a share of a tensor's largest weight: 0 to 1");
+    if (!(options.target_sparsity >= 0 && options.target_sparsity < 1))
+        return usage("target_sparsity is a share of a tensor's weights: 0 or more, and less than 1");
+    if ((options.weight_threshold > 0) + (options.prune_relative > 0) + (options.target_sparsity > 0) > 1)
+        return usage("choose one of weight_threshold, prune_relative and target_sparsity");
+    return {};
+}
+
 inline result<void> check_options(const mill_options& options, format container, const scheme& base,
                                   method chosen) {
     const auto& type = facts(options.to);
@@ -255,8 +271,7 @@ inline result<void> check_options(const mill_options& options, format container,
         return usage(std::string("bitmill holds integer levels; ") + type.name + " needs " +
                      (type.code_book ? "bitsandbytes" : "plain"));
     if (auto sound = check_levels(options, container, base); !sound) return sound;
-    if (!(options.weight_threshold >= 0 && options.weight_threshold <= 3.4e38f))
-        return usage("weight_threshold must be a number of 0 or more");
+    if (auto sound = check_pruning(options); !sound) return sound;
     if (options.double_quant && !type.code_book) return usage("double_quant goes with nf4 and fp4");
     if (options.granularity && !type.integer)
         return usage(std::string("per_tensor, per_channel and group_size go with int8 and int4; ") +
@@ -355,6 +370,7 @@ public:
             t.reason = "empty";
         }
         t.requested = t.effective = wish;
+        t.prunes = wish && asks_to_prune(options_) && t.shape.size() >= 2 && !t.name.ends_with("bias");
         return wish ? settle(t) : result<void>{};
     }
 
@@ -437,7 +453,7 @@ private:
                     if (!row.integer && !row.code_book && row.plain == t.source_dtype) s.type = row.type;
             }
             const bool same = facts(s.type).plain == t.source_dtype;
-            if ((same && options_.weight_threshold == 0) || (s.type == scheme_type::f32 && !same)) {
+            if ((same && !t.prunes) || (s.type == scheme_type::f32 && !same)) {
                 t.effective.reset();
                 if (t.coded) return {};
                 t.requested.reset();
