@@ -13,8 +13,25 @@
 namespace bitmill {
 namespace detail {
 
+// "model-00002-of-00005.safetensors", as transformers names the shards of a model -> 5; 0 for any other name.
+inline int shards_in_name(std::string_view name) {
+    constexpr std::string_view pattern = "-#####-of-#####";
+    name = name.substr(0, name.rfind('.'));
+    if (name.size() < pattern.size()) return 0;
+    name = name.substr(name.size() - pattern.size());
+    const bool fits = std::equal(name.begin(), name.end(), pattern.begin(),
+                                 [](char c, char p) { return p == '#' ? c >= '0' && c <= '9' : c == p; });
+    int count = 0;
+    if (fits) std::from_chars(name.data() + name.size() - 5, name.data() + name.size(), count);
+    return count;
+}
+
 inline std::vector<std::string> find_warnings(const checkpoint& model, const mill_plan& plan) {
     std::vector<std::string> warnings = plan.warnings;
+    if (const int count = model.sharded() ? 0 : shards_in_name(model.shard_name(0)); count > 1)
+        warnings.push_back(model.shard_name(0) + " is one of " + std::to_string(count) +
+                           " files of a model: what lies in the others is not in the output; give the folder "
+                           "with their index");
     for (const auto& side : model.side_files())
         if (!is_utf8(side.name))
             warnings.push_back(
