@@ -112,7 +112,7 @@ public:
     }
 
     // With a folder: goes on where a killed run stopped, and keeps the folder's journal.
-    result<void> write(weight_files& files, const atomic_folder* folder) {
+    result<void> write(weight_files& files, atomic_folder* folder) {
         std::vector<tile>& tiles = tiles_;
         std::uint64_t footprint = 0;
         for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
@@ -465,15 +465,20 @@ private:
     }
 
     // Opens the journal where there is a folder, counts the tiles that it holds as done, and returns the others.
-    result<std::vector<std::size_t>> take_up(journal& notes, weight_files& files,
-                                             const atomic_folder* folder) {
+    result<std::vector<std::size_t>> take_up(journal& notes, weight_files& files, atomic_folder* folder) {
         std::vector<std::uint8_t> done(tiles_.size());
         if (folder != nullptr && !folder->key().empty()) {
             const auto opened = notes.open(*folder);
             if (!opened) return opened.error();
             std::copy(opened->begin(), opened->end(), done.begin());
             if (folder->resumes())
-                if (auto checked = read_back(files, *folder, done); !checked) return checked.error();
+                if (auto checked = read_back(files, *folder, done); !checked) {
+                    // Nothing of it is known to be wrong.
+                    folder->keep_partial();
+                    error what = checked.error();
+                    if (what.code == error_code::io) what.message += "; --no-resume starts anew";
+                    return what;
+                }
         }
         std::vector<std::size_t> left;
         for (std::size_t at = 0; at < tiles_.size(); ++at) {
