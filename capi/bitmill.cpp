@@ -166,16 +166,19 @@ result<report_content> batch(const char* model_dir, const char* output_dir, cons
     if (!from) return from.error();
     const auto to = text_from(output_dir, "output_dir");
     if (!to) return to.error();
-    const auto quantizer =
-        model_quantizer::create(c.bit_depth == 0 ? 8 : c.bit_depth, c.weight_threshold, c.one_range == 0);
-    if (!quantizer) return quantizer.error();
+    auto asked =
+        options_from_bit_depth(c.bit_depth == 0 ? 8 : c.bit_depth, c.weight_threshold, c.one_range == 0);
+    if (!asked) return asked.error();
+    asked->prune_relative = c.prune_relative;
+    asked->target_sparsity = c.target_sparsity;
+    const model_quantizer quantizer(std::move(*asked));
     std::vector<std::string> names;
     if (auto done = put_list(c.models, c.models_count, "models", names); !done) return done.error();
     work_options options;
     put_work(c, options);
     host_memory memory;
     put_hooks(hooks, memory, options);
-    return content_of(quantizer->batch_quantize_models(*from, *to, names, options));
+    return content_of(quantizer.batch_quantize_models(*from, *to, names, options));
 }
 
 // Without a source: validates.

@@ -310,6 +310,9 @@ typedef struct bitmill_mill_options {
     int32_t no_resume;       /* start anew where a killed run of the same source and options left its work */
     uint32_t reserved;
     uint64_t journal_bytes; /* of the source: what a kill may cost at most; 0: 256 MiB */
+    /* At most one of weight_threshold and these is not 0; all three hold for matrices, not for biases and norms. */
+    double prune_relative;  /* weights below this share of the tensor's largest magnitude become 0; 0 to 1 */
+    double target_sparsity; /* this share of each tensor's weights, the smallest, becomes 0; below 1 */
 } bitmill_mill_options;
 #define BITMILL_MILL_OPTIONS_INIT            \
     {(uint32_t)sizeof(bitmill_mill_options), \
@@ -328,6 +331,8 @@ typedef struct bitmill_mill_options {
      NULL,                                   \
      NULL,                                   \
      NULL,                                   \
+     0,                                      \
+     0,                                      \
      0,                                      \
      0,                                      \
      0,                                      \
@@ -402,9 +407,11 @@ typedef struct bitmill_batch_options {
     int32_t force;
     int32_t dry_run;
     uint32_t reserved;
+    double prune_relative; /* these two as in bitmill_mill_options, with weight_threshold 0 */
+    double target_sparsity;
 } bitmill_batch_options;
 #define BITMILL_BATCH_OPTIONS_INIT \
-    {(uint32_t)sizeof(bitmill_batch_options), 0, 0, NULL, NULL, 0, 8, 0.001f, 0, 0, 0, 0}
+    {(uint32_t)sizeof(bitmill_batch_options), 0, 0, NULL, NULL, 0, 8, 0.001f, 0, 0, 0, 0, 0, 0}
 
 /* Every model that lies in `model_dir` (folders with weights, weight files) into output_dir/NAME; output_dir "" is
  * model_dir/quantized. One that fails does not stop the others and is no error of the call: the report says which did,

@@ -351,6 +351,8 @@ inline constexpr std::string_view both = "both";
     if (c.group_size != 0 && !options.granularity) options.granularity = granularity::group;
     if (c.block_size != 0) options.block_size = static_cast<std::size_t>(c.block_size);
     options.weight_threshold = c.weight_threshold;
+    options.prune_relative = c.prune_relative;
+    options.target_sparsity = c.target_sparsity;
     options.double_quant = c.double_quant != 0;
     options.symmetric = c.asymmetric == 0;
     options.dynamic_range = c.one_range == 0;

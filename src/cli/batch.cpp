@@ -9,9 +9,9 @@ namespace {
 
 struct batch_flags {
     work_flags work;
-    bitmill::work_options options;
+    bitmill::mill_options options;
     int bit_depth = 8;
-    float weight_threshold = 0.001f;
+    CLI::Option* threshold_option = nullptr;
     bool one_range = false;
     std::vector<std::string> names;
 };
@@ -43,13 +43,18 @@ void print_table(const bitmill::batch_report& batch) {
 
 int run_batch(batch_flags& flags) {
     if (const int status = flags.work.check(false); status != 0) return status;
-    const auto quantizer =
-        bitmill::model_quantizer::create(flags.bit_depth, flags.weight_threshold, !flags.one_range);
-    if (!quantizer) return fail(quantizer.error(), flags.work.json);
+    const bool otherwise = flags.options.prune_relative > 0 || flags.options.target_sparsity > 0;
+    if (otherwise && flags.threshold_option->count() == 0) flags.options.weight_threshold = 0;
+    auto options =
+        bitmill::options_from_bit_depth(flags.bit_depth, flags.options.weight_threshold, !flags.one_range);
+    if (!options) return fail(options.error(), flags.work.json);
+    options->prune_relative = flags.options.prune_relative;
+    options->target_sparsity = flags.options.target_sparsity;
+    const bitmill::model_quantizer quantizer(std::move(*options));
     const auto report = [&] {
         const session running(flags.options);
-        return quantizer->batch_quantize_models(flags.work.model, flags.work.output, flags.names,
-                                                flags.options);
+        return quantizer.batch_quantize_models(flags.work.model, flags.work.output, flags.names,
+                                               flags.options);
     }();
     if (!report) return fail(report.error(), flags.work.json);
     for (const auto& one : report->models) {
@@ -79,9 +84,8 @@ void add_batch(CLI::App& app, action& chosen) {
     verb.add_option("--bit-depth", flags->bit_depth,
                     "8: int8, one scale a tensor; 16: fp16; 32: copy and prune only")
         ->capture_default_str();
-    verb.add_option("--weight-threshold", flags->weight_threshold, "weights below it in magnitude become 0")
-        ->check(not_negative())
-        ->capture_default_str();
+    flags->options.weight_threshold = 0.001f;
+    flags->threshold_option = add_pruning(verb, flags->options)->capture_default_str();
     verb.add_flag("--one-range", flags->one_range,
                   "one range for each whole model instead of every tensor's own");
     verb.add_option("--model", flags->names, "only the model of this name (repeatable)")

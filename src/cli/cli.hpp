@@ -60,6 +60,9 @@ void show(const bitmill::mill_report& report, bool json, bool rows);
 // CLI11 2.1 reads "-1" into an unsigned number; its own check for that prints a range of 300 digits.
 [[nodiscard]] CLI::Validator not_negative();
 
+// --weight-threshold, which is returned, --prune-relative and --target-sparsity: at most one of them.
+CLI::Option* add_pruning(CLI::App& verb, bitmill::mill_options& options);
+
 [[nodiscard]] std::string size_text(std::uint64_t bytes);  // "90.9 MB"
 [[nodiscard]] std::string shape_text(const std::vector<std::uint64_t>& shape);
 // Control characters of hostile names never reach the terminal.

@@ -46,6 +46,10 @@ struct exit_row {
     const char* name;
 };
 
+double percent(std::uint64_t part, std::uint64_t whole) {
+    return 100 * static_cast<double>(part) / static_cast<double>(whole);
+}
+
 constexpr exit_row exit_table[] = {
     {bitmill::error_code::ok, 0, "ok"},
     {bitmill::error_code::invalid_argument, 2, "invalid_argument"},
@@ -120,6 +124,22 @@ session::~session() {
     handle_signals(SIG_DFL);
 }
 
+CLI::Option* add_pruning(CLI::App& verb, bitmill::mill_options& options) {
+    auto* threshold = verb.add_option("--weight-threshold", options.weight_threshold,
+                                      "weights below it in magnitude become 0; of matrices, never of biases "
+                                      "and norms")
+                          ->check(not_negative());
+    auto* relative = verb.add_option("--prune-relative", options.prune_relative,
+                                     "weights below this share of their tensor's largest magnitude become 0")
+                         ->check(not_negative());
+    auto* sparsity = verb.add_option("--target-sparsity", options.target_sparsity,
+                                     "this share of each tensor's weights, the smallest, becomes 0")
+                         ->check(not_negative());
+    relative->excludes(threshold);
+    sparsity->excludes(threshold)->excludes(relative);
+    return threshold;
+}
+
 CLI::Validator not_negative() {
     return {[](std::string& text) {
                 return text.empty() || text.front() == '-' ? "'" + text + "' must be a number of 0 or more"
@@ -175,15 +195,18 @@ void show(const bitmill::mill_report& report, bool json, bool rows) {
         if (one.effective != "keep" && one.effective != "tied") ++coded;
     }
     if (rows) {
-        std::printf("%-*s  %-16s  %-5s  %-24s %10s  %8s  %s\n", static_cast<int>(widest), "tensor", "shape",
-                    "from", "to", "size", "SNR dB", "reason");
+        std::printf("%-*s  %-16s  %-5s  %-24s %10s  %8s  %7s  %s\n", static_cast<int>(widest), "tensor",
+                    "shape", "from", "to", "size", "SNR dB", "zeros %", "reason");
         for (const auto& one : report.tensors) {
             char snr[16] = "";
+            char zeros[16] = "";
             if (one.measured) std::snprintf(snr, sizeof snr, "%.1f", one.error.snr_db());
-            std::printf("%-*s  %-16s  %-5s  %-24s %10s  %8s  %s\n", static_cast<int>(widest),
+            if (one.measured && one.elements != 0)
+                std::snprintf(zeros, sizeof zeros, "%.2f", percent(one.error.zeros_after(), one.elements));
+            std::printf("%-*s  %-16s  %-5s  %-24s %10s  %8s  %7s  %s\n", static_cast<int>(widest),
                         printable(one.name).c_str(), shape_text(one.shape).c_str(),
                         std::string(bitmill::facts(one.source_dtype).name).c_str(), one.effective.c_str(),
-                        size_text(one.bytes).c_str(), snr, one.reason.c_str());
+                        size_text(one.bytes).c_str(), snr, zeros, one.reason.c_str());
         }
         std::printf("\n");
     }
@@ -209,6 +232,12 @@ void show(const bitmill::mill_report& report, bool json, bool rows) {
     if (error.elements() != 0)
         std::printf("  error: SNR %.2f dB, cosine %.6f, mse %.3g, largest %.3g\n", error.snr_db(),
                     error.cosine(), error.mse(), error.max_abs());
+    if (!report.pruning.empty() && error.elements() != 0)
+        std::printf(
+            "  pruned (%s): zeros %.2f %% -> %.2f %% of what changed; stored like any weight, they save no "
+            "bytes\n",
+            report.pruning.c_str(), percent(error.zeros_before(), error.elements()),
+            percent(error.zeros_after(), error.elements()));
     if (report.residual_bytes != 0 && error.elements() != 0) {
         const bitmill::error_metrics base = report.base_error();
         std::printf(

@@ -140,8 +140,7 @@ void add_quantize(CLI::App& app, action& chosen) {
                     "'RE=SCHEME', SCHEME: keep, or a level with :N, :per_channel or :per_tensor (repeatable)")
         ->allow_extra_args(false);
     verb.add_flag("--strict", options.strict, "a deviation from the request is an error");
-    verb.add_option("--weight-threshold", options.weight_threshold, "weights below it in magnitude become 0")
-        ->check(not_negative());
+    add_pruning(verb, options);
     verb.add_option("--nan", flags->nan, "error, or keep tensors that hold NaN or Inf as they are")
         ->check(CLI::IsMember({"error", "keep"}))
         ->capture_default_str();

@@ -153,6 +153,19 @@ TEST_CASE("models: numbers that have no meaning are refused") {
     h.mill_options.weight_threshold = std::numeric_limits<float>::quiet_NaN();
     CHECK(h.mill() == BITMILL_INVALID_ARGUMENT);
     h.mill_options.weight_threshold = 0;
+    for (double* share : {&h.mill_options.prune_relative, &h.mill_options.target_sparsity}) {
+        for (const double value : {-0.1, 1.5, std::numeric_limits<double>::quiet_NaN()}) {
+            *share = value;
+            CHECK(h.mill() == BITMILL_INVALID_ARGUMENT);
+        }
+        *share = 0.5;
+        CHECK(h.mill() == BITMILL_OK);
+        h.mill_options.weight_threshold = 0.001f;
+        CHECK(h.mill() == BITMILL_INVALID_ARGUMENT);
+        CHECK(std::string(h.error.message).find("choose one of weight_threshold") != std::string::npos);
+        h.mill_options.weight_threshold = 0;
+        *share = 0;
+    }
     h.mill_options.to = "nf4";
     for (const std::uint64_t block :
          {std::uint64_t{1}, std::uint64_t{48}, std::uint64_t{8192}, ~std::uint64_t{0}}) {

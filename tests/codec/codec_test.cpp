@@ -301,6 +301,55 @@ TEST_CASE("codec: weight_threshold zeroes what is below it") {
     }
 }
 
+TEST_CASE("codec: of equals the first ones are pruned, range and absmax are those of what is left") {
+    // 5000 elements: the index lies in the second chunk.
+    std::vector<float> floats(5000, 0.25f);
+    for (std::size_t i = 1; i < floats.size(); i += 2) floats[i] = -0.25f;
+    floats[4999] = 0.5f;
+    floats[0] = 0.125f;
+    auto left = floats;
+    std::fill(left.begin(), left.begin() + 4500, 0.0f);
+    for (const dtype type : float_types) {
+        CAPTURE(bitmill::facts(type).name);
+        const aligned_bytes data(bytes_as(type, floats)), pruned(bytes_as(type, left));
+        bitmill::encode_options options;
+        options.weight_threshold = 0.25f;
+        options.equal_before = 4500;
+        options.count_zeros = true;
+        for (const bitmill::scheme& s :
+             {bitmill::scheme{.type = scheme_type::f32}, bitmill::scheme{.type = scheme_type::int8},
+              bitmill::scheme{
+                  .type = scheme_type::nf4, .granularity = granularity::block, .group_size = 64}}) {
+            const auto sizes = bitmill::encode_bound(s, 1, 5000).value();
+            coded_matrix m(s, 1, 5000, sizes), expected(s, 1, 5000, sizes);
+            const auto error = bitmill::encode(s, view_of(type, data, 1, 5000), m.view, options).value();
+            REQUIRE(bitmill::encode(s, view_of(type, pruned, 1, 5000), expected.view));
+            CHECK(m.all_bytes() == expected.all_bytes());
+            CHECK(error.zeros_before() == 0);
+            CHECK(error.zeros_after() == 4500);
+            CHECK(error.sums().err2 == doctest::Approx(4499 * 0.0625 + 0.015625).epsilon(0.01));
+        }
+        const auto view = view_of(type, data, 1, 5000);
+        CHECK(bitmill::find_range(view, {0.25f, 4999}).value().low == 0);
+        CHECK(bitmill::find_range(view, {0.25f, 4500}).value().low == -0.25f);
+        CHECK(bitmill::sum_absmax(view, 64, {0.25f, 4992}).value() == 0.5);
+    }
+}
+
+TEST_CASE("codec: zeros are counted as they decode") {
+    // A scale of 4 / 127: everything below half of it becomes 0.
+    const std::vector<float> floats{0.0f, -0.0f, 0.001f, -0.015f, 4.0f, 0.5f, 0.0f, 1e-30f};
+    const aligned_bytes data(bytes_as(dtype::f32, floats));
+    const bitmill::scheme s{.type = scheme_type::int8};
+    coded_matrix m(s, 1, 8, bitmill::encode_bound(s, 1, 8).value());
+    bitmill::encode_options options;
+    CHECK(bitmill::encode(s, view_of(dtype::f32, data, 1, 8), m.view, options).value().zeros_after() == 0);
+    options.count_zeros = true;
+    const auto error = bitmill::encode(s, view_of(dtype::f32, data, 1, 8), m.view, options).value();
+    CHECK(error.zeros_before() == 3);
+    CHECK(error.zeros_after() == 6);
+}
+
 TEST_CASE("codec: cast between all float types rounds once") {
     test::random rng(3);
     std::vector<float> floats;

@@ -179,6 +179,36 @@ TEST_CASE("torch: which of several dicts is the model, and nothing of it lost") 
     CHECK(code(item + many) == error_code::ok);
 }
 
+TEST_CASE("torch: sets are read, parameters with a state are parameters, TorchScript is named") {
+    const temp_folder temp;
+    const auto opened = [&](const std::string& pickle, bool script = false) {
+        std::vector<std::pair<std::string, std::string>> entries{{"m/data.pkl", "\x80\x02}(" + pickle + "u."},
+                                                                 {"m/data/0", std::string(256, 's')}};
+        if (script) entries.insert(entries.begin(), {"m/constants.pkl", "\x80\x02)."});
+        put_file(temp / "m.pt", zip_of(entries));
+        return open_torch(temp / "m.pt");
+    };
+    const std::string tensor = pickle_tensor({"w", {2}, {1}}), item = pickle_text("w") + tensor;
+    const std::string words = pickle_text("words");
+    const std::string members = pickle_text("a") + pickle_text("b");
+    CHECK(opened(item + words + "\x8f(" + members + "\x90"));
+    CHECK(opened(item + words + pickle_name("__builtin__", "set") + "](" + members + "e\x85R"));
+    // A tensor beside the state dict is not lost in a set either.
+    CHECK_FALSE(opened(item + words + "\x8f(" + tensor + "\x90"));
+    CHECK_FALSE(opened(item + words + pickle_name("__builtin__", "set") + "](" + tensor + "e\x85R"));
+    CHECK_FALSE(opened(item + words + pickle_name("__builtin__", "set") + "K\x01\x85R"));
+    CHECK_FALSE(opened(item + words + "}(" + members + "\x90"));
+    const auto with_state = opened(
+        pickle_text("w") + pickle_name("torch._utils", "_rebuild_parameter_with_state") + "(" + tensor +
+        "\x88" + pickle_name("collections", "OrderedDict") + ")R}" + pickle_text("is_shared") + "\x88stR");
+    REQUIRE_MESSAGE(with_state, with_state.error().text());
+    CHECK(with_state->size() == 1);
+    const auto script = opened(item, true);
+    REQUIRE_FALSE(script);
+    CHECK(script.error().code == error_code::unsupported);
+    CHECK(script.error().message.find("TorchScript") != std::string::npos);
+}
+
 TEST_CASE("torch: a tensor that torch would negate or conjugate when it is used is refused") {
     const temp_folder temp;
     const auto code = [&](const std::string& metadata) {

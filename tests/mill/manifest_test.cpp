@@ -26,7 +26,7 @@ namespace {
 bool holds(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 std::vector<mill_options> requests() {
-    std::vector<mill_options> out(9);
+    std::vector<mill_options> out(11);
     out[0].to = scheme_type::int4;
     out[1].to = scheme_type::int8;
     out[1].granularity = bitmill::granularity::per_tensor;
@@ -49,6 +49,11 @@ std::vector<mill_options> requests() {
     out[7].to = scheme_type::int8;
     out[7].format = bitmill::format::bitmill;
     out[8].to = scheme_type::int2;
+    out[9].to = scheme_type::nf4;
+    out[9].double_quant = true;
+    out[9].target_sparsity = 0.3;
+    out[10].to = scheme_type::f32;
+    out[10].prune_relative = 0.1;
     return out;
 }
 
@@ -312,6 +317,9 @@ TEST_CASE("manifest: what is milled already is not milled twice, and what differ
     options.weight_threshold = 0.5f;
     CHECK(exists_already());
     options.weight_threshold = 0;
+    options.target_sparsity = 0.5;
+    CHECK(exists_already());
+    options.target_sparsity = 0;
     for (const std::string& path :
          {made.source + "/config.json", made.source + "/model.safetensors", made.source + "/tokenizer.json",
           made.out + "/config.json", made.out + "/model.safetensors", made.out + "/manifest.json"}) {

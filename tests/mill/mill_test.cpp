@@ -429,11 +429,34 @@ TEST_CASE("mill: bit depths, one range for the whole model, thresholds") {
         const auto count = t.bytes.size() / bitmill::element_bytes(t.type);
         const auto before = values_of(t.type, t.bytes.data(), count),
                    now = values_of(t.type, got.bytes.data(), count);
+        const bool matrix = t.shape.size() >= 2;  // biases and norms stay
         std::size_t wrong = 0;
         for (std::size_t i = 0; i < count; ++i)
-            wrong += now[i] != (std::fabs(before[i]) < static_cast<double>(0.02f) ? 0.0 : before[i]);
+            wrong +=
+                now[i] != (matrix && std::fabs(before[i]) < static_cast<double>(0.02f) ? 0.0 : before[i]);
         CHECK(wrong == 0);
     }
+}
+
+TEST_CASE("mill: a lone shard of a model is milled, with a warning that it is one of several") {
+    const temp_folder temp;
+    put_sharded_model(temp / "model", bert_tensors());
+    const std::string shard = "model-00002-of-00002.safetensors";
+    const auto warned = [&](const std::string& model) {
+        const auto report = bitmill::quantize(model, "",
+                                              [] {
+                                                  mill_options options = level(scheme_type::int8);
+                                                  options.dry_run = true;
+                                                  return options;
+                                              }())
+                                .value();
+        return std::count_if(report.warnings.begin(), report.warnings.end(),
+                             [&](const auto& w) { return holds(w, shard + " is one of 2 files"); });
+    };
+    CHECK(warned(temp / "model") == 0);
+    CHECK(warned(temp / ("model/" + shard)) == 1);
+    put_file(temp / "one/model-00001-of-00001.safetensors", get_file(temp / ("model/" + shard)));
+    CHECK(warned(temp / "one") == 0);
 }
 
 TEST_CASE("mill: too little memory is an error that leaves nothing") {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -287,6 +288,21 @@ TEST_CASE("plan: what no reader loads is refused, and the message says what work
                 "per_channel"));
     CHECK_FALSE(refused([](auto& o) { o.double_quant = true; }, invalid).empty());
     CHECK_FALSE(refused([](auto& o) { o.weight_threshold = -0.5f; }, invalid).empty());
+    constexpr double nan_value = std::numeric_limits<double>::quiet_NaN();
+    for (const double share : {-0.5, 1.5, nan_value}) {
+        CHECK(holds(refused([&](auto& o) { o.prune_relative = share; }, invalid), "0 to 1"));
+        CHECK(holds(refused([&](auto& o) { o.target_sparsity = share; }, invalid), "less than 1"));
+    }
+    CHECK_FALSE(refused([](auto& o) { o.target_sparsity = 1; }, invalid).empty());
+    for (const int which : {3, 5, 6, 7})  // two of the three, and all
+        CHECK(holds(refused(
+                        [&](auto& o) {
+                            if ((which & 1) != 0) o.weight_threshold = 0.1f;
+                            if ((which & 2) != 0) o.prune_relative = 0.1;
+                            if ((which & 4) != 0) o.target_sparsity = 0.1;
+                        },
+                        invalid),
+                    "choose one of weight_threshold, prune_relative and target_sparsity"));
     CHECK_FALSE(refused(
                     [](auto& o) {
                         o.to = scheme_type::int4;

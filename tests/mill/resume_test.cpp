@@ -253,6 +253,8 @@ TEST_CASE("resume: only the same source and the same request go on") {
     other("level", [](auto& o) { o.to = scheme_type::int8; }, false);
     other("method", [](auto& o) { o.method = bitmill::method::absmax; }, false);
     other("threshold", [](auto& o) { o.weight_threshold = 1e-3f; }, false);
+    other("relative threshold", [](auto& o) { o.prune_relative = 1e-3; }, false);
+    other("sparsity", [](auto& o) { o.target_sparsity = 0.1; }, false);
     other("a name", [](auto& o) { o.exclude = {"key"}; }, false);
 
     const auto anew = [&](const char* what, const std::function<void()>& change) {
@@ -327,17 +329,36 @@ TEST_CASE("resume: a partial folder that lost or gained files") {
     work.check_whole();
 }
 
+TEST_CASE("resume: what was done stays where reading it back is cancelled or fails") {
+    killed_work work;
+    work.leave(5);
+    const std::uint64_t all = work.resume(work.options);
+    work.check_whole();
+    work.leave(5);
+    const auto stays = [&](const mill_options& how, error_code code) {
+        CHECK(bitmill::quantize(work.source, work.out, how).error().code == code);
+        CHECK(entries_of(work.temp.path()) == std::vector<std::string>{"model", "out.bitmill-partial"});
+    };
+    for (int n = 1; n <= 5; ++n) {
+        CAPTURE(n);
+        mill_options how = work.options;
+        how.on_progress = [calls = 0, n](const bitmill::progress&) mutable { return ++calls < n; };
+        stays(how, error_code::cancelled);
+    }
+    mill_options how = work.options;
+    how.memory_limit = 1;
+    stays(how, error_code::out_of_memory);
+    CHECK(work.resume(work.options) == all);
+    work.check_whole();
+}
+
 TEST_CASE("resume: a cancel or an error deletes what was resumed, a finished folder is never resumed") {
     killed_work work;
     work.leave(5);
     mill_options how = work.options;
-    how.on_progress = [](const bitmill::progress&) { return false; };
+    // Five tiles are read back, the sixth is milled.
+    how.on_progress = [calls = 0](const bitmill::progress&) mutable { return ++calls < 6; };
     CHECK(bitmill::quantize(work.source, work.out, how).error().code == error_code::cancelled);
-    CHECK(entries_of(work.temp.path()) == std::vector<std::string>{"model"});
-    work.leave(5);
-    how = work.options;
-    how.memory_limit = 1;
-    CHECK(bitmill::quantize(work.source, work.out, how).error().code == error_code::out_of_memory);
     CHECK(entries_of(work.temp.path()) == std::vector<std::string>{"model"});
     // A kill while the replaced model was deleted: it lies under the partial's name, marked.
     REQUIRE(bitmill::quantize(work.source, work.out, work.options));

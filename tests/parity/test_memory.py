@@ -49,6 +49,7 @@ def test_the_measure_itself(bitmill_path):
         (["--to", "nf4", "--threads", 3], 32),
         (["--to", "int4", "--method", "absmax", "--threads", 2], 8),
         (["--to", "fp16"], 32),
+        (["--to", "int8", "--target-sparsity", "0.5", "--threads", 7], 32),
     ],
     ids=lambda value: "-".join(map(str, value)).replace("--", "") if isinstance(value, list) else f"{value}M",
 )

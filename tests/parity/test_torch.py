@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import leftovers, load_model, tree_hashes
+from conftest import leftovers, load_model, read_tensors, tree_hashes
 from evil_pickles import CANARY, evil_files
 
 EVIL = evil_files()
@@ -117,6 +117,21 @@ def test_a_model_of_fifty_kilobytes_with_its_history_and_words(bitmill, tmp_path
     flipped = torch.complex(weights["w"], weights["w"]).conj().imag
     torch.save({"w": flipped}, tmp_path / "neg.pt")
     assert "resolve_neg" in bitmill("inspect", tmp_path / "neg.pt", code=2).err
+
+
+def test_sets_and_parameters_with_attributes(bitmill, tmp_path):
+    weight = torch.nn.Parameter(torch.randn(32, 32))
+    weight.is_shared = True
+    for protocol in (2, 4, 5):
+        torch.save({"a.weight": weight, "words": {"x", "y"}}, tmp_path / "m.pt", pickle_protocol=protocol)
+        bitmill("quantize", tmp_path / "m.pt", "-o", tmp_path / f"out{protocol}", "--to", "fp32")
+        assert torch.equal(read_tensors(tmp_path / f"out{protocol}")["a.weight"], weight.data)
+
+
+def test_a_torchscript_archive_is_named(bitmill, tmp_path):
+    torch.jit.script(torch.nn.Linear(4, 4)).save(str(tmp_path / "script.pt"))
+    done = bitmill("quantize", tmp_path / "script.pt", "-o", tmp_path / "out", "--to", "int8", code=2)
+    assert "TorchScript" in done.err and "state_dict" in done.err
 
 
 def test_what_opens_after_damage_opens_in_torch_too(bitmill, memory_folder):

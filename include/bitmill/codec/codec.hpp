@@ -66,10 +66,18 @@ struct value_range {
     }
 };
 
+// What becomes 0: x with |x| < threshold, and of those with |x| = threshold the elements before index `equal_before`
+// (row * cols + col). threshold 0: nothing.
+struct pruning {
+    float threshold = 0;
+    std::size_t equal_before = 0;
+};
+
 struct encode_options {
     bitmill::method method = method::absmax;
-    // Weights with |x| below it become 0 before coding. 0: off.
-    float weight_threshold = 0;
+    // Before coding; what it takes away is part of the error.
+    float weight_threshold = 0;    // see pruning
+    std::size_t equal_before = 0;  // see pruning
     // per_tensor: the range to use instead of the matrix's own (a tile of a larger tensor, or one range for a
     // whole model). Finite, low <= 0 <= high.
     std::optional<value_range> range;
@@ -78,6 +86,8 @@ struct encode_options {
     std::optional<float> nested_offset;
     // Off: encode returns zero sums and runs faster.
     bool measure = true;
+    // Whether the zeros of the matrix and of what decodes are counted, too, which costs a decoding.
+    bool count_zeros = false;
     // planes: gets the error of the base plane alone, as encode returns that of both.
     error_metrics* base_error = nullptr;
     memory_source memory = nullptr;  // scratch: some rows of f32, with double_quant an f32 for every block
@@ -110,11 +120,13 @@ struct encode_options {
 // without gaps. Throws exception where the strides are invalid_argument.
 void cast(const weight_view& src, dtype to, void* dst);
 
-// min and max of a matrix. Errors: bad_input where an element is NaN or infinite.
-[[nodiscard]] result<value_range> find_range(const weight_view& src);
+// min and max of a matrix, once it is pruned. Errors: bad_input where an element is NaN or infinite.
+[[nodiscard]] result<value_range> find_range(const weight_view& src, const pruning& prune = {});
 
-// Sum of the absmax values of `src`'s blocks, exact in f64, for the mean that double quantization subtracts.
-[[nodiscard]] result<double> sum_absmax(const weight_view& src, std::size_t block_size);
+// Sum of the absmax values of `src`'s blocks, once it is pruned, exact in f64, for the mean that double quantization
+// subtracts.
+[[nodiscard]] result<double> sum_absmax(const weight_view& src, std::size_t block_size,
+                                        const pruning& prune = {});
 
 // What stands in the way of casting `src` to a narrower float: the index of the first element that overflows or
 // is NaN or infinite. Throws exception where the strides are invalid_argument.

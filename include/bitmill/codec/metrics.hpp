@@ -19,8 +19,19 @@ public:
         sums_.max_err = std::max(sums_.max_err, part.max_err);
         elements_ += elements;
     }
+    void add(const error_metrics& other) {
+        add(other.sums_, other.elements_);
+        add_zeros(other.zeros_before_, other.zeros_after_);
+    }
+    void add_zeros(std::uint64_t before, std::uint64_t after) noexcept {
+        zeros_before_ += before;
+        zeros_after_ += after;
+    }
 
     [[nodiscard]] std::uint64_t elements() const noexcept { return elements_; }
+    // Elements that are exactly 0, in x and in decode(encode(x)); 0 where they were not counted.
+    [[nodiscard]] std::uint64_t zeros_before() const noexcept { return zeros_before_; }
+    [[nodiscard]] std::uint64_t zeros_after() const noexcept { return zeros_after_; }
     [[nodiscard]] const kernels::sums& sums() const noexcept { return sums_; }
     [[nodiscard]] double mse() const noexcept {
         return elements_ == 0 ? 0 : sums_.err2 / static_cast<double>(elements_);
@@ -41,6 +52,8 @@ public:
 private:
     kernels::sums sums_;
     std::uint64_t elements_ = 0;
+    std::uint64_t zeros_before_ = 0;
+    std::uint64_t zeros_after_ = 0;
 };
 
 }  // namespace bitmill

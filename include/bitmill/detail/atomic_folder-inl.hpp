@@ -31,8 +31,8 @@ inline constexpr const char* old_suffix = ".bitmill-old";
 BITMILL_INLINE atomic_folder::atomic_folder(atomic_folder&& other) noexcept
     : out_(std::move(other.out_)), name_(std::move(other.name_)), partial_(std::move(other.partial_)),
       old_(std::move(other.old_)), key_(std::move(other.key_)), single_(std::move(other.single_)),
-      force_(other.force_), resumes_(other.resumes_), parent_fd_(std::exchange(other.parent_fd_, -1)),
-      partial_fd_(std::exchange(other.partial_fd_, -1)) {}
+      force_(other.force_), resumes_(other.resumes_), keeps_(other.keeps_),
+      parent_fd_(std::exchange(other.parent_fd_, -1)), partial_fd_(std::exchange(other.partial_fd_, -1)) {}
 
 BITMILL_INLINE atomic_folder& atomic_folder::operator=(atomic_folder&& other) noexcept {
     if (this != &other) {
@@ -45,6 +45,7 @@ BITMILL_INLINE atomic_folder& atomic_folder::operator=(atomic_folder&& other) no
         single_ = std::move(other.single_);
         force_ = other.force_;
         resumes_ = other.resumes_;
+        keeps_ = other.keeps_;
         parent_fd_ = std::exchange(other.parent_fd_, -1);
         partial_fd_ = std::exchange(other.partial_fd_, -1);
     }
@@ -312,7 +313,7 @@ BITMILL_INLINE result<void> atomic_folder::clear_away(int placed_fd, const char*
 BITMILL_INLINE void atomic_folder::discard() noexcept {
     if (partial_fd_ >= 0) {
         // Nobody to tell: the next run deletes what is left.
-        (void)detail::delete_folder(parent_fd_, partial_.c_str(), partial_fd_);
+        if (!keeps_) (void)detail::delete_folder(parent_fd_, partial_.c_str(), partial_fd_);
         ::close(std::exchange(partial_fd_, -1));
     }
     if (parent_fd_ >= 0) ::close(std::exchange(parent_fd_, -1));

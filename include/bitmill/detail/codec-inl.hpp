@@ -96,8 +96,8 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
     const kernels::int_rule rule{bits, s.symmetric, options.method == method::mse,
                                  scale_type_of(s.scale_dtype), s.planes};
     const memory_source memory = memory_or_default(options.memory);
-    float_source source(view, options.weight_threshold, memory);
-    float_source original(view, 0, memory);  // pruning is part of the error
+    float_source source(view, pruning_of(options), memory);
+    float_source original(view, {}, memory);  // pruning is part of the error
     std::pmr::vector<float> scales(walk.layout.groups, memory);
     std::pmr::vector<float> zeros(walk.layout.groups, memory);
     std::pmr::vector<float> decoded(memory);
@@ -106,7 +106,8 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
 
     const bool one_scale = s.granularity == granularity::per_tensor;
     if (one_scale) {
-        auto range = options.range ? result<value_range>(*options.range) : find_range(view);
+        auto range =
+            options.range ? result<value_range>(*options.range) : find_range(view, pruning_of(options));
         if (!range) return range.error();
         const kernels::int_limits limits(bits);
         float zero = 0;
@@ -154,20 +155,20 @@ inline result<error_metrics> encode_integers(const scheme& s, const weight_view&
             table.encode_int(src, layout, bits, scales.data(), zeros.data(), codes,
                              options.measure ? &sums : nullptr);
         if (!options.measure) continue;
-        if (options.weight_threshold > 0 || !(sums.src2 > 1e-24) ||
-            !std::isfinite(sums.src2 + sums.err2 + base_sums.err2)) {
-            decoded.resize(count);
-            const float* from = original.read(row * view.cols, count);
-            table.decode_int(codes, layout, bits, scales.data(), zeros.data(), decoded.data(), false);
-            if (s.planes) {
-                add_sums(base_metrics, from, decoded.data(), count);
-                table.decode_planes(codes, rest, layout, scales.data(), decoded.data(), false);
-            }
-            add_sums(metrics, from, decoded.data(), count);
-        } else {
+        const bool anew = must_measure_anew(options, sums) || !std::isfinite(base_sums.err2);
+        if (!anew && !options.count_zeros) {
             metrics.add(sums, count);
             base_metrics.add(base_sums, count);
+            continue;
         }
+        decoded.resize(count);
+        const float* from = original.read(row * view.cols, count);
+        table.decode_int(codes, layout, bits, scales.data(), zeros.data(), decoded.data(), false);
+        if (s.planes) {
+            add_measured(base_metrics, options, anew, base_sums, from, decoded.data(), count);
+            table.decode_planes(codes, rest, layout, scales.data(), decoded.data(), false);
+        }
+        add_measured(metrics, options, anew, sums, from, decoded.data(), count);
     }
     if (options.base_error != nullptr) *options.base_error = base_metrics;
     return metrics;
@@ -209,8 +210,8 @@ inline result<error_metrics> encode_blocks(const scheme& s, const weight_view& v
     const auto& table = kernels::active();
     const auto& book = book_of(s.type);
     const memory_source memory = memory_or_default(options.memory);
-    float_source source(view, options.weight_threshold, memory);
-    float_source original(view, 0, memory);  // pruning is part of the error
+    float_source source(view, pruning_of(options), memory);
+    float_source original(view, {}, memory);  // pruning is part of the error
     const std::size_t total = source.elements();
     const std::size_t blocks = static_cast<std::size_t>(ceil_div(total, s.group_size));
     std::pmr::vector<float> own(s.double_quant ? blocks : chunk_elements / s.group_size, memory);
@@ -238,13 +239,11 @@ inline result<error_metrics> encode_blocks(const scheme& s, const weight_view& v
         table.encode_book(src, count, s.group_size, effective, book, codes,
                           options.measure ? &sums : nullptr);
         if (!options.measure) return;
-        if (options.weight_threshold > 0 || !(sums.src2 > 1e-24) || !std::isfinite(sums.src2 + sums.err2)) {
-            decoded.resize(count);
-            table.decode_book(codes, count, s.group_size, effective, book, decoded.data(), false);
-            add_sums(metrics, original.read(start, count), decoded.data(), count);
-        } else {
-            metrics.add(sums, count);
-        }
+        const bool anew = must_measure_anew(options, sums);
+        if (!anew && !options.count_zeros) return metrics.add(sums, count);
+        decoded.resize(count);
+        table.decode_book(codes, count, s.group_size, effective, book, decoded.data(), false);
+        add_measured(metrics, options, anew, sums, original.read(start, count), decoded.data(), count);
     };
     if (!s.double_quant) {
         auto done = chunks([&](std::size_t start, std::size_t count, float* absmax) -> result<void> {
@@ -279,7 +278,7 @@ inline result<error_metrics> encode_blocks(const scheme& s, const weight_view& v
         decoded.resize(count);
         table.decode_book(codes, count, s.group_size, effective.data() + start / s.group_size, book,
                           decoded.data(), false);
-        add_sums(metrics, original.read(start, count), decoded.data(), count);
+        add_measured(metrics, options, true, {}, original.read(start, count), decoded.data(), count);
         return {};
     });
     if (!done) return done.error();
@@ -326,8 +325,8 @@ inline result<error_metrics> encode_plain(const scheme& s, const weight_view& vi
     }
     error_metrics metrics;
     const memory_source memory = memory_or_default(options.memory);
-    float_source source(view, options.weight_threshold, memory);
-    float_source original(view, 0, memory);  // pruning is part of the error
+    float_source source(view, pruning_of(options), memory);
+    float_source original(view, {}, memory);  // pruning is part of the error
     std::pmr::vector<float> back(chunk_elements, memory);
     for (std::size_t start = 0; start < source.elements(); start += chunk_elements) {
         const std::size_t count = std::min(chunk_elements, source.elements() - start);
@@ -339,7 +338,7 @@ inline result<error_metrics> encode_plain(const scheme& s, const weight_view& vi
                 if (src[i] == 0) std::memset(to_bytes + i * element_bytes(to), 0, element_bytes(to));
         if (!options.measure) continue;
         cast({to, to_bytes, 1, count}, dtype::f32, back.data());
-        add_sums(metrics, original.read(start, count), back.data(), count);
+        add_measured(metrics, options, true, {}, original.read(start, count), back.data(), count);
     }
     return metrics;
 }
@@ -502,7 +501,7 @@ BITMILL_INLINE void cast(const weight_view& src, dtype to, void* dst) {
         std::memcpy(dst, src.data, count * element_bytes(to));
         return;
     }
-    detail::float_source source(src, 0);
+    detail::float_source source(src);
     for (std::size_t start = 0; start < count; start += detail::chunk_elements) {
         const std::size_t now = std::min(detail::chunk_elements, count - start);
         if (src.type == to || src.type == dtype::f64) {
@@ -520,10 +519,10 @@ BITMILL_INLINE void cast(const weight_view& src, dtype to, void* dst) {
     }
 }
 
-BITMILL_INLINE result<value_range> find_range(const weight_view& src) {
+BITMILL_INLINE result<value_range> find_range(const weight_view& src, const pruning& prune) {
     const fp_environment environment;
     if (auto checked = detail::check_strides(src); !checked) return checked.error();
-    detail::float_source source(src, 0);
+    detail::float_source source(src, prune);
     value_range range;
     for (std::size_t start = 0; start < source.elements(); start += detail::chunk_elements) {
         const std::size_t count = std::min(detail::chunk_elements, source.elements() - start);
@@ -535,7 +534,8 @@ BITMILL_INLINE result<value_range> find_range(const weight_view& src) {
     return range;
 }
 
-BITMILL_INLINE result<double> sum_absmax(const weight_view& src, std::size_t block_size) {
+BITMILL_INLINE result<double> sum_absmax(const weight_view& src, std::size_t block_size,
+                                         const pruning& prune) {
     const fp_environment environment;
     scheme blocks_of;
     blocks_of.type = scheme_type::nf4;
@@ -543,7 +543,7 @@ BITMILL_INLINE result<double> sum_absmax(const weight_view& src, std::size_t blo
     blocks_of.group_size = block_size;
     if (auto sound = check_scheme(blocks_of, src.type, src.rows, src.cols); !sound) return sound.error();
     if (auto sound = detail::check_strides(src); !sound) return sound.error();
-    detail::float_source source(src, 0);
+    detail::float_source source(src, prune);
     std::vector<float> absmax(detail::chunk_elements / block_size + 1);
     double sum = 0;
     for (std::size_t start = 0; start < source.elements(); start += detail::chunk_elements) {
@@ -562,7 +562,7 @@ BITMILL_INLINE std::optional<cast_obstacle> find_cast_obstacle(const weight_view
     detail::check_strides(src).value();
     // The first magnitude that rounds to infinity.
     const double limit = to == dtype::f16 ? 65520.0 : to == dtype::bf16 ? 0x1.ffp127 : 0x1.ffffffp127;
-    detail::float_source source(src, 0);
+    detail::float_source source(src);
     for (std::size_t start = 0; start < source.elements(); start += detail::chunk_elements) {
         const std::size_t count = std::min(detail::chunk_elements, source.elements() - start);
         value_range part;

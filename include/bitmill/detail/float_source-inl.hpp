@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -86,8 +87,8 @@ void copy_strided(const Matrix& matrix, std::size_t index, std::size_t count, Ru
 
 class float_source {
 public:
-    float_source(const weight_view& view, float weight_threshold, memory_source memory = nullptr)
-        : view_(view), dense_(view.dense()), threshold_(weight_threshold), table_(kernels::active()),
+    explicit float_source(const weight_view& view, const pruning& prune = {}, memory_source memory = nullptr)
+        : view_(view), dense_(view.dense()), prune_(prune), table_(kernels::active()),
           gathered_(memory_or_default(memory)), scratch_(memory_or_default(memory)) {}
 
     [[nodiscard]] std::size_t elements() const { return view_.rows * view_.cols; }
@@ -104,7 +105,7 @@ public:
     // The same as floats. Dense f32 needs no copy.
     [[nodiscard]] const float* read(std::size_t index, std::size_t count) {
         const void* src = read_raw(index, count);
-        if (view_.type == dtype::f32 && threshold_ == 0) return static_cast<const float*>(src);
+        if (view_.type == dtype::f32 && prune_.threshold == 0) return static_cast<const float*>(src);
         if (scratch_.size() < count) scratch_.resize(count);
         float* dst = scratch_.data();
         switch (view_.type) {
@@ -116,9 +117,13 @@ public:
                 break;
             default: std::copy_n(static_cast<const float*>(src), count, dst); break;
         }
-        if (threshold_ > 0)
-            std::transform(dst, dst + count, dst,
-                           [t = threshold_](float x) { return std::fabs(x) < t ? 0.0f : x; });
+        if (prune_.threshold > 0) {
+            float* cut = dst + std::clamp(prune_.equal_before, index, index + count) - index;
+            std::transform(dst, cut, dst,
+                           [t = prune_.threshold](float x) { return std::fabs(x) <= t ? 0.0f : x; });
+            std::transform(cut, dst + count, cut,
+                           [t = prune_.threshold](float x) { return std::fabs(x) < t ? 0.0f : x; });
+        }
         return dst;
     }
 
@@ -136,7 +141,7 @@ public:
 private:
     const weight_view& view_;
     bool dense_;
-    float threshold_;
+    pruning prune_;
     const kernels::table& table_;
     element_buffer gathered_;
     std::pmr::vector<float> scratch_;
@@ -179,6 +184,19 @@ private:
     element_buffer narrow_;
 };
 
+// Of fewer than 2^32 values. Lanes of their own: at -O2 no compiler makes vectors of one sum.
+inline std::uint64_t count_zeros(const float* values, std::size_t count) {
+    std::array<std::uint32_t, 16> lanes{};
+    std::size_t i = 0;
+    for (; count - i >= lanes.size(); i += lanes.size())
+        for (std::size_t lane = 0; lane < lanes.size(); ++lane)
+            lanes[lane] += values[i + lane] == 0 ? 1u : 0u;
+    for (; i < count; ++i) lanes[0] += values[i] == 0 ? 1u : 0u;
+    std::uint64_t sum = 0;
+    for (const auto one : lanes) sum += one;
+    return sum;
+}
+
 // The sums over src against dst. f32 sums of values whose squares overflow or vanish say nothing: then add in f64.
 inline void add_sums(error_metrics& metrics, const float* src, const float* dst, std::size_t count) {
     kernels::sums fast;
@@ -195,6 +213,24 @@ inline void add_sums(error_metrics& metrics, const float* src, const float* dst,
         exact.dst2 += y * y;
     }
     metrics.add(exact, count);
+}
+
+inline pruning pruning_of(const encode_options& options) {
+    return {options.weight_threshold, options.equal_before};
+}
+
+// Sums that a kernel folded while it coded hold for what it was given, and where their squares neither overflow nor
+// vanish.
+inline bool must_measure_anew(const encode_options& options, const kernels::sums& sums) {
+    return options.weight_threshold > 0 || !(sums.src2 > 1e-24) || !std::isfinite(sums.src2 + sums.err2);
+}
+
+// `sums`, or those of src against dst anew; and the zeros of both where they are asked for.
+inline void add_measured(error_metrics& metrics, const encode_options& options, bool anew,
+                         const kernels::sums& sums, const float* src, const float* dst, std::size_t count) {
+    if (anew) add_sums(metrics, src, dst, count);
+    if (!anew) metrics.add(sums, count);
+    if (options.count_zeros) metrics.add_zeros(count_zeros(src, count), count_zeros(dst, count));
 }
 
 }  // namespace bitmill::detail

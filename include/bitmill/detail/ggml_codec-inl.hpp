@@ -60,25 +60,25 @@ inline result<error_metrics> encode_ggml(const scheme& s, const weight_view& vie
     const auto& table = kernels::active();
     const ggml_facts& type = *facts(s.type).ggml;
     const memory_source memory = memory_or_default(options.memory);
-    float_source source(view, options.weight_threshold, memory);
-    float_source original(view, 0, memory);  // pruning is part of the error
+    float_source source(view, pruning_of(options), memory);
+    float_source original(view, {}, memory);  // pruning is part of the error
     std::pmr::vector<float> decoded(options.measure ? chunk_elements : 0, memory);
     error_metrics metrics;
     const bool search = options.method == method::mse;
-    auto done =
-        walk_ggml(type, source.elements(),
-                  [&](std::size_t start, std::size_t blocks, std::size_t place) -> result<void> {
-                      const std::size_t count = blocks * type.block_elements;
-                      auto* to = reinterpret_cast<std::uint8_t*>(dst.codes + place);
-                      const std::size_t good =
-                          table.encode_ggml(source.read(start, count), blocks, type.type, search, to);
-                      if (good != blocks)
-                          return source.not_finite(start + good * type.block_elements, type.block_elements);
-                      if (!options.measure) return {};
-                      table.decode_ggml(to, blocks, type.type, decoded.data(), false);
-                      add_sums(metrics, original.read(start, count), decoded.data(), count);
-                      return {};
-                  });
+    auto done = walk_ggml(
+        type, source.elements(),
+        [&](std::size_t start, std::size_t blocks, std::size_t place) -> result<void> {
+            const std::size_t count = blocks * type.block_elements;
+            auto* to = reinterpret_cast<std::uint8_t*>(dst.codes + place);
+            const std::size_t good =
+                table.encode_ggml(source.read(start, count), blocks, type.type, search, to);
+            if (good != blocks)
+                return source.not_finite(start + good * type.block_elements, type.block_elements);
+            if (!options.measure) return {};
+            table.decode_ggml(to, blocks, type.type, decoded.data(), false);
+            add_measured(metrics, options, true, {}, original.read(start, count), decoded.data(), count);
+            return {};
+        });
     if (!done) return done.error();
     return metrics;
 }

@@ -32,15 +32,17 @@ struct tile_record {
 // The sums of an error_metrics, without padding.
 struct journal_sums {
     double err2 = 0, src2 = 0, dst2 = 0, max_err = 0;
-    std::uint64_t elements = 0;
+    std::uint64_t elements = 0, zeros_before = 0, zeros_after = 0;
 
     journal_sums() = default;
     explicit journal_sums(const error_metrics& error)
         : err2(error.sums().err2), src2(error.sums().src2), dst2(error.sums().dst2),
-          max_err(static_cast<double>(error.sums().max_err)), elements(error.elements()) {}
+          max_err(static_cast<double>(error.sums().max_err)), elements(error.elements()),
+          zeros_before(error.zeros_before()), zeros_after(error.zeros_after()) {}
     [[nodiscard]] error_metrics metrics() const {
         error_metrics out;
         out.add({err2, src2, dst2, static_cast<float>(max_err)}, elements);
+        out.add_zeros(zeros_before, zeros_after);
         return out;
     }
 };
@@ -62,7 +64,7 @@ struct journal_entry {
         return out;
     }
 };
-static_assert(sizeof(journal_entry) == 12 * 8 + sizeof(digest) + sizeof(tile_record::parts),
+static_assert(sizeof(journal_entry) == 16 * 8 + sizeof(digest) + sizeof(tile_record::parts),
               "padding would have no value");
 
 inline journal_entry entry_of(std::uint64_t tile, const tile_record& record, std::string_view key) {

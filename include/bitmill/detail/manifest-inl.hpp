@@ -70,23 +70,27 @@ inline ordered_json json_of(const mill_options& options) {
     };
     ordered_json levels = ordered_json::array();
     for (const auto one : options.levels) levels.push_back(facts(one).name);
-    return json_object({{"to", facts(options.to).name},
-                        {"format", to_text(options.format)},
-                        {"granularity", named(granularity_names, options.granularity)},
-                        {"group_size", options.group_size},
-                        {"block_size", options.block_size},
-                        {"double_quant", options.double_quant},
-                        {"symmetric", options.symmetric},
-                        {"method", named(method_names, options.method)},
-                        {"activation", name_of_value(activation_names, options.activation)},
-                        {"embeddings", named(embeddings_names, options.embeddings)},
-                        {"levels", std::move(levels)},
-                        {"include", options.include},
-                        {"exclude", options.exclude},
-                        {"override", options.override},
-                        {"weight_threshold", options.weight_threshold},
-                        {"dynamic_range", options.dynamic_range},
-                        {"keep_non_finite", options.keep_non_finite}});
+    ordered_json out = json_object({{"to", facts(options.to).name},
+                                    {"format", to_text(options.format)},
+                                    {"granularity", named(granularity_names, options.granularity)},
+                                    {"group_size", options.group_size},
+                                    {"block_size", options.block_size},
+                                    {"double_quant", options.double_quant},
+                                    {"symmetric", options.symmetric},
+                                    {"method", named(method_names, options.method)},
+                                    {"activation", name_of_value(activation_names, options.activation)},
+                                    {"embeddings", named(embeddings_names, options.embeddings)},
+                                    {"levels", std::move(levels)},
+                                    {"include", options.include},
+                                    {"exclude", options.exclude},
+                                    {"override", options.override},
+                                    {"weight_threshold", options.weight_threshold},
+                                    {"dynamic_range", options.dynamic_range},
+                                    {"keep_non_finite", options.keep_non_finite}});
+    // Where they are not asked for the text is that of the versions before them.
+    if (options.prune_relative != 0) out["prune_relative"] = options.prune_relative;
+    if (options.target_sparsity != 0) out["target_sparsity"] = options.target_sparsity;
+    return out;
 }
 
 // Throws nlohmann's exceptions and bitmill::exception for what json_of never wrote.
@@ -113,6 +117,8 @@ inline mill_options options_of(const ordered_json& request, const work_options& 
     options.exclude = request.at("exclude").get<std::vector<std::string>>();
     options.override = request.at("override").get<std::vector<std::string>>();
     options.weight_threshold = request.at("weight_threshold").get<float>();
+    options.prune_relative = request.value("prune_relative", 0.0);
+    options.target_sparsity = request.value("target_sparsity", 0.0);
     options.dynamic_range = request.at("dynamic_range").get<bool>();
     options.keep_non_finite = request.at("keep_non_finite").get<bool>();
     return options;

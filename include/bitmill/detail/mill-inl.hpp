@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 
 #include <bitmill/core/sha256.hpp>
@@ -15,8 +16,25 @@
 namespace bitmill {
 namespace detail {
 
+// "model-00002-of-00005.safetensors", as transformers names the shards of a model -> 5; 0 for any other name.
+inline int shards_in_name(std::string_view name) {
+    constexpr std::string_view pattern = "-#####-of-#####";
+    name = name.substr(0, name.rfind('.'));
+    if (name.size() < pattern.size()) return 0;
+    name = name.substr(name.size() - pattern.size());
+    const bool fits = std::equal(name.begin(), name.end(), pattern.begin(),
+                                 [](char c, char p) { return p == '#' ? c >= '0' && c <= '9' : c == p; });
+    int count = 0;
+    if (fits) std::from_chars(name.data() + name.size() - 5, name.data() + name.size(), count);
+    return count;
+}
+
 inline std::vector<std::string> find_warnings(const checkpoint& model, const mill_plan& plan) {
     std::vector<std::string> warnings = plan.warnings;
+    if (const int count = model.sharded() ? 0 : shards_in_name(model.shard_name(0)); count > 1)
+        warnings.push_back(model.shard_name(0) + " is one of " + std::to_string(count) +
+                           " files of a model: what lies in the others is not in the output; give the folder "
+                           "with their index");
     for (const auto& side : model.side_files())
         if (!is_utf8(side.name))
             warnings.push_back(
@@ -48,10 +66,23 @@ inline void warn_of_losses(mill_report& report) {
     if (lost != 0)
         report.warnings.push_back(std::to_string(lost) +
                                   " tensors keep less than 6 dB of their weights, first " + first +
-                                  ": exclude them, or choose a format with F32 scales or more bits");
+                                  ": exclude them, or choose a format with F32 scales or more bits" +
+                                  (report.pruning.empty() ? "" : ", or prune less"));
 }
 
-inline mill_report start_report(const checkpoint& model, const mill_plan& plan, const miller& mill) {
+inline std::string pruning_text(const mill_options& options) {
+    const auto text = [](const char* name, auto value) {
+        char digits[32];  // the shortest that reads back as the same number
+        const auto end = std::to_chars(std::begin(digits), std::end(digits), value).ptr;
+        return std::string(name) + " " + std::string(digits, end);
+    };
+    if (options.weight_threshold > 0) return text("weight_threshold", options.weight_threshold);
+    if (options.prune_relative > 0) return text("prune_relative", options.prune_relative);
+    return options.target_sparsity > 0 ? text("target_sparsity", options.target_sparsity) : std::string();
+}
+
+inline mill_report start_report(const checkpoint& model, const mill_plan& plan, const miller& mill,
+                                const mill_options& options) {
     const auto errors = mill.errors(&tile_record::error);
     const auto base_errors = mill.errors(&tile_record::base_error);
     mill_report report;
@@ -59,6 +90,7 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan, 
     report.format = to_text(plan.format);
     const bool has_method = !is_plain(plan.base.type);
     report.method = !has_method ? "" : plan.method == method::mse ? "mse" : "absmax";
+    report.pruning = pruning_text(options);
     report.source_bytes = source_file_bytes(model);
     report.warnings = find_warnings(model, plan);
     for (std::size_t i = 0; i < plan.tensors.size(); ++i) {
@@ -179,7 +211,7 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
     const std::string index = files.index_text();
     const std::string config =
         plan->format == format::gguf ? std::string() : config_for(*plan, model.config_text());
-    milled made{start_report(model, *plan, mill), {}, {}, own_records(index, config)};
+    milled made{start_report(model, *plan, mill, options), {}, {}, own_records(index, config)};
     made.report.source = path;
     made.report.output = out;
     made.report.dry_run = options.dry_run;

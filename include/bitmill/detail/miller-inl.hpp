@@ -8,6 +8,7 @@
 #include <bitmill/core/sha256.hpp>
 #include <bitmill/detail/journal-inl.hpp>
 #include <bitmill/detail/manifest-inl.hpp>
+#include <bitmill/detail/prune-inl.hpp>
 #include <bitmill/detail/stored_values-inl.hpp>
 #include <bitmill/detail/tile_runner-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
@@ -68,8 +69,14 @@ public:
         : model_(model), plan_(plan), options_(options), values_(model, plan.source, options.memory),
           runner_(options, total_work()) {}
 
-    // Reads the tensors whose scheme depends on all of their values.
+    // Reads the tensors whose pruning or scheme depends on all of their values.
     result<void> scan() {
+        for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+            planned_tensor& t = plan_.tensors[i];
+            t.prune.threshold = t.prunes ? options_.weight_threshold : 0;
+            if (!selects(t)) continue;
+            if (auto done = find_pruning(i); !done) return done;
+        }
         std::vector<tile> tiles;
         std::uint64_t footprint = 0;
         for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
@@ -105,7 +112,7 @@ public:
     }
 
     // With a folder: goes on where a killed run stopped, and keeps the folder's journal.
-    result<void> write(weight_files& files, const atomic_folder* folder) {
+    result<void> write(weight_files& files, atomic_folder* folder) {
         std::vector<tile>& tiles = tiles_;
         std::uint64_t footprint = 0;
         for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
@@ -145,8 +152,7 @@ public:
     [[nodiscard]] std::vector<error_metrics> errors(error_metrics tile_record::* which) const {
         std::vector<error_metrics> out(records_.empty() ? 0 : plan_.tensors.size());
         for (std::size_t at = 0; at < tiles_.size(); ++at) {
-            const error_metrics& one = records_[at].*which;
-            out[tiles_[at].tensor].add(one.sums(), one.elements());
+            out[tiles_[at].tensor].add(records_[at].*which);
         }
         return out;
     }
@@ -192,8 +198,14 @@ private:
     }
     [[nodiscard]] std::uint64_t total_work() const {
         std::uint64_t sum = 0;
-        for (const auto& t : plan_.tensors) sum += tiling(t).bytes() * (needs_scan(t) ? 2 : 1);
+        for (const auto& t : plan_.tensors)
+            sum += tiling(t).bytes() * (1u + (needs_scan(t) ? 1u : 0u) + (selects(t) ? 1u : 0u));
         return sum;
+    }
+    // A dry run needs to know what is pruned only where that shows in what a reader is told.
+    [[nodiscard]] bool selects(const planned_tensor& t) const {
+        return t.effective && t.prunes && options_.weight_threshold == 0 &&
+               (!options_.dry_run || needs_scan(t));
     }
     [[nodiscard]] std::uint64_t source_bytes(const tile& one) const {
         return one.count * tiling(plan_.tensors[one.tensor]).unit_bytes;
@@ -282,6 +294,41 @@ private:
         return one.first * (rows ? t.cols() : 1) + index;
     }
 
+    // What of a tensor's pruning holds for a tile, by the tile's indices.
+    [[nodiscard]] pruning prune_of(const tile& one) const {
+        const pruning& whole = plan_.tensors[one.tensor].prune;
+        const std::uint64_t first = element_of(one, 0);
+        return {whole.threshold,
+                static_cast<std::size_t>(whole.equal_before > first ? whole.equal_before - first : 0)};
+    }
+
+    // Finds what a tensor's pruning takes, which depends on all of its values.
+    result<void> find_pruning(std::size_t tensor) {
+        planned_tensor& t = plan_.tensors[tensor];
+        std::vector<tile> tiles;
+        tiling(t).cut(tensor, tiles);
+        const each_tile_fn each_tile = [&](const visit_fn& visit, std::size_t first, std::size_t count) {
+            return runner_.run(
+                std::vector<tile>(tiles.begin() + static_cast<std::ptrdiff_t>(first),
+                                  tiles.begin() + static_cast<std::ptrdiff_t>(first + count)),
+                source_room(t),
+                [&](std::size_t at, const tile& one, tile_buffers& buffers) -> result<void> {
+                    auto view = read(one, buffers);
+                    if (view) visit(first + at, element_of(one, 0), *view);
+                    return view ? result<void>() : view.error();
+                },
+                [](const tile&) { return std::uint64_t{0}; });
+        };
+        auto found = options_.prune_relative > 0
+                         ? find_relative(options_.prune_relative, tiles.size(), each_tile)
+                         : find_smallest(sparse_count(options_.target_sparsity, t.elements), t.source_dtype,
+                                         tiles.size(), each_tile, options_.memory);
+        if (!found) return found.error();
+        t.prune = *found;
+        runner_.skip(tiling(t).bytes());
+        return {};
+    }
+
     [[nodiscard]] error not_finite(const tile& one, std::uint64_t index) const {
         const planned_tensor& t = plan_.tensors[one.tensor];
         const std::uint64_t element = element_of(one, index);
@@ -308,8 +355,9 @@ private:
             if (unusable && !options_.keep_non_finite) return not_finite(one, index);
             return {};
         }
-        if (per_tensor(t)) found.range = find_range(*view).value();
-        if (t.effective->double_quant) found.absmax_sum = sum_absmax(*view, t.effective->group_size).value();
+        if (per_tensor(t)) found.range = find_range(*view, prune_of(one)).value();
+        if (t.effective->double_quant)
+            found.absmax_sum = sum_absmax(*view, t.effective->group_size, prune_of(one)).value();
         return {};
     }
 
@@ -366,7 +414,10 @@ private:
         encoded_view coded{output, output + sizes.codes, third, third, 0, third};
         encode_options how;
         how.method = t.method;
-        how.weight_threshold = options_.weight_threshold;
+        const pruning prune = prune_of(one);
+        how.weight_threshold = prune.threshold;
+        how.equal_before = prune.equal_before;
+        how.count_zeros = true;
         how.range = t.range;
         how.nested_offset = t.nested_offset;
         how.memory = options_.memory;
@@ -414,15 +465,20 @@ private:
     }
 
     // Opens the journal where there is a folder, counts the tiles that it holds as done, and returns the others.
-    result<std::vector<std::size_t>> take_up(journal& notes, weight_files& files,
-                                             const atomic_folder* folder) {
+    result<std::vector<std::size_t>> take_up(journal& notes, weight_files& files, atomic_folder* folder) {
         std::vector<std::uint8_t> done(tiles_.size());
         if (folder != nullptr && !folder->key().empty()) {
             const auto opened = notes.open(*folder);
             if (!opened) return opened.error();
             std::copy(opened->begin(), opened->end(), done.begin());
             if (folder->resumes())
-                if (auto checked = read_back(files, *folder, done); !checked) return checked.error();
+                if (auto checked = read_back(files, *folder, done); !checked) {
+                    // Nothing of it is known to be wrong.
+                    folder->keep_partial();
+                    error what = checked.error();
+                    if (what.code == error_code::io) what.message += "; --no-resume starts anew";
+                    return what;
+                }
         }
         std::vector<std::size_t> left;
         for (std::size_t at = 0; at < tiles_.size(); ++at) {

@@ -308,14 +308,15 @@ private:
             }
             case ']': return new_container(kind::list);
             case '}': return new_container(kind::dict);
-            case 0x8f: return new_container(kind::list);  // EMPTY_SET; nothing is put into it
+            case 0x8f: return new_container(kind::list);  // EMPTY_SET: a set is read as a list
             case 'a': return fill(kind::list, 1, false);
             case 's': return fill(kind::dict, 2, false);
             case 'e':
-            case 'u': {
+            case 'u':
+            case 0x90: {  // ADDITEMS
                 const auto count = above_mark();
                 if (!count) return count.error();
-                return fill(op == 'e' ? kind::list : kind::dict, *count, true);
+                return fill(op == 'u' ? kind::dict : kind::list, *count, true);
             }
             case 'q': return with_number(1, &pickle_machine::remember);
             case 'r': return with_number(4, &pickle_machine::remember);

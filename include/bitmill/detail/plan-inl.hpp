@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <map>
 #include <regex>
-#include <tuple>
 
 #include <bitmill/detail/gguf_plan-inl.hpp>
 #include <bitmill/detail/json_document-inl.hpp>
+#include <bitmill/detail/ties-inl.hpp>
 #include <bitmill/mill/plan.hpp>
 
 namespace bitmill {
@@ -50,50 +49,6 @@ inline constexpr std::array<std::string_view, 15> head_names{"lm_head",
 inline constexpr std::array<std::string_view, 4> conv1d_models{"gpt2", "openai-gpt", "imagegpt",
                                                                "decision_transformer"};
 inline constexpr std::array<std::string_view, 4> conv1d_names{"c_attn", "c_proj", "c_fc", "q_attn"};
-// Whose config.json does not say that they tie the head to the embedding, since that is their default.
-inline constexpr std::array<std::string_view, 43> tied_models{"albert",
-                                                              "bart",
-                                                              "bert",
-                                                              "big_bird",
-                                                              "bloom",
-                                                              "camembert",
-                                                              "convbert",
-                                                              "deberta",
-                                                              "deberta-v2",
-                                                              "distilbert",
-                                                              "electra",
-                                                              "ernie",
-                                                              "esm",
-                                                              "falcon",
-                                                              "gemma",
-                                                              "gemma2",
-                                                              "gemma3",
-                                                              "gemma3_text",
-                                                              "gpt2",
-                                                              "gpt_bigcode",
-                                                              "gpt_neo",
-                                                              "led",
-                                                              "longformer",
-                                                              "longt5",
-                                                              "m2m_100",
-                                                              "mamba",
-                                                              "marian",
-                                                              "mbart",
-                                                              "modernbert",
-                                                              "mpnet",
-                                                              "mpt",
-                                                              "mt5",
-                                                              "opt",
-                                                              "pegasus",
-                                                              "roberta",
-                                                              "starcoder2",
-                                                              "switch_transformers",
-                                                              "t5",
-                                                              "umt5",
-                                                              "whisper",
-                                                              "xlm",
-                                                              "xlm-roberta",
-                                                              "xlnet"};
 inline constexpr std::array<std::string_view, 5> t5_models{"t5", "mt5", "umt5", "longt5",
                                                            "switch_transformers"};
 inline constexpr std::array<std::string_view, 3> router_names{"gate", "router", "shared_expert_gate"};
@@ -324,6 +279,22 @@ inline result<void> check_levels(const mill_options& options, format container, 
                  (options.to == scheme_type::int8 ? " or int8,int4" : " only"));
 }
 
+inline bool asks_to_prune(const mill_options& options) {
+    return options.weight_threshold > 0 || options.prune_relative > 0 || options.target_sparsity > 0;
+}
+
+inline result<void> check_pruning(const mill_options& options) {
+    if (!(options.weight_threshold >= 0 && options.weight_threshold <= 3.4e38f))
+        return usage("weight_threshold must be a number of 0 or more");
+    if (!(options.prune_relative >= 0 && options.prune_relative <= 1))
+        return usage("prune_relative is a share of a tensor's largest weight: 0 to 1");
+    if (!(options.target_sparsity >= 0 && options.target_sparsity < 1))
+        return usage("target_sparsity is a share of a tensor's weights: 0 or more, and less than 1");
+    if ((options.weight_threshold > 0) + (options.prune_relative > 0) + (options.target_sparsity > 0) > 1)
+        return usage("choose one of weight_threshold, prune_relative and target_sparsity");
+    return {};
+}
+
 inline result<void> check_options(const mill_options& options, format container, const scheme& base,
                                   method chosen) {
     const auto& type = facts(options.to);
@@ -337,8 +308,7 @@ inline result<void> check_options(const mill_options& options, format container,
         return usage(std::string("bitmill holds integer levels; ") + type.name + " needs " +
                      (type.code_book ? "bitsandbytes" : "plain"));
     if (auto sound = check_levels(options, container, base); !sound) return sound;
-    if (!(options.weight_threshold >= 0 && options.weight_threshold <= 3.4e38f))
-        return usage("weight_threshold must be a number of 0 or more");
+    if (auto sound = check_pruning(options); !sound) return sound;
     if (options.double_quant && !type.code_book) return usage("double_quant goes with nf4 and fp4");
     if (options.granularity && !type.integer)
         return usage(std::string("per_tensor, per_channel and group_size go with int8 and int4; ") +
@@ -442,6 +412,7 @@ public:
             t.reason = "empty";
         }
         t.requested = t.effective = wish;
+        t.prunes = wish && asks_to_prune(options_) && t.shape.size() >= 2 && !t.name.ends_with("bias");
         auto done = !wish ? result<void>{} : gguf ? settle_gguf(t) : settle(t);
         // What GGUF holds in blocks it goes on holding so.
         if (gguf && !t.effective && !t.requested) t.coded.reset();
@@ -523,16 +494,15 @@ private:
             s = facts(less).ggml != nullptr ? ggml_scheme(less) : scheme{.type = less};
         }
         t.method = options_.method.value_or(default_method(s));
-        const bool prunes = options_.weight_threshold > 0;
-        if (t.coded && s.type == t.coded->scheme->type && !prunes)
+        if (t.coded && s.type == t.coded->scheme->type && !t.prunes)
             return keep_it(std::string("already ") + facts(s.type).name);
         if (is_plain(s.type)) {
             const bool same = facts(s.type).plain == t.source_dtype;
-            if (t.coded && same && !prunes) {
+            if (t.coded && same && !t.prunes) {
                 t.effective.reset();  // decoded
                 return {};
             }
-            if (same && !prunes) return keep_it("already " + std::string(facts(t.source_dtype).name));
+            if (same && !t.prunes) return keep_it("already " + std::string(facts(t.source_dtype).name));
             if (!t.coded && s.type == scheme_type::f32 && !same) return keep_it("nothing is widened");
         }
         const auto bytes = encode_bound(s, t.rows(), t.cols());
@@ -589,7 +559,7 @@ private:
                     if (is_plain(row.type) && row.plain == t.source_dtype) s.type = row.type;
             }
             const bool same = facts(s.type).plain == t.source_dtype;
-            if ((same && options_.weight_threshold == 0) || (s.type == scheme_type::f32 && !same)) {
+            if ((same && !t.prunes) || (s.type == scheme_type::f32 && !same)) {
                 t.effective.reset();
                 if (t.coded) return {};
                 t.requested.reset();
@@ -612,37 +582,6 @@ private:
     pattern_list exclude_;
     std::vector<override_rule> overrides_;
 };
-
-// Names of one tensor (torch.save keeps them apart and their bytes together). A reader that ties the output head to
-// the embedding itself needs the embedding alone, as save_pretrained writes it; any other name stays a tensor of
-// its own.
-inline void settle_ties(const checkpoint& model, mill_plan& plan) {
-    std::map<std::tuple<std::size_t, std::uint64_t, std::vector<std::uint64_t>, std::vector<std::uint64_t>>,
-             std::vector<planned_tensor*>>
-        groups;
-    for (auto& t : plan.tensors) {
-        if (!plan.ties_embeddings || t.elements == 0 || t.shape.size() != 2 || t.coded) continue;
-        const tensor_info info = model.shard(t.source.shard)[t.source.tensor];
-        groups[{t.source.shard, info.offset, t.shape, {info.strides.begin(), info.strides.end()}}].push_back(
-            &t);
-    }
-    for (auto& [place, names] : groups) {
-        // T5's and BART's "shared" is the one that all the others are made of.
-        const auto rank = [](const planned_tensor* t) {
-            return std::tuple(t->role != tensor_role::embedding, !t->name.ends_with("shared.weight"),
-                              t->name.size());
-        };
-        std::stable_sort(names.begin(), names.end(), [&](auto* a, auto* b) { return rank(a) < rank(b); });
-        if (names.size() == 1 || names[0]->role != tensor_role::embedding) continue;
-        for (std::size_t i = 1; i < names.size(); ++i) {
-            if (names[i]->role == tensor_role::other) continue;
-            names[i]->tied_to = names[0]->name;
-            names[i]->requested.reset();
-            names[i]->effective.reset();
-            names[i]->reason = "tied to " + names[0]->name;
-        }
-    }
-}
 
 inline void read_model_facts(const checkpoint& model, mill_plan& plan) {
     if (model.config_text().empty()) return;

@@ -43,7 +43,7 @@ BITMILL_INLINE double mill_report::bits_per_weight() const { return 8 * detail::
 BITMILL_INLINE error_metrics mill_report::error() const {
     error_metrics all;
     for (const auto& one : tensors)
-        if (one.measured) all.add(one.error.sums(), one.error.elements());
+        if (one.measured) all.add(one.error);
     return all;
 }
 
@@ -52,7 +52,7 @@ BITMILL_INLINE error_metrics mill_report::base_error() const {
     for (const auto& one : tensors) {
         if (!one.measured) continue;
         const error_metrics& error = one.base_error ? *one.base_error : one.error;
-        all.add(error.sums(), error.elements());
+        all.add(error);
     }
     return all;
 }
@@ -72,7 +72,11 @@ BITMILL_INLINE std::string mill_report::json(int indent) const {
                                  {"source_bytes", one.source_bytes},
                                  {"bytes", one.bytes},
                                  {"bits_per_weight", 8 * detail::ratio(one.bytes, one.elements)}});
-        if (one.measured) row.update(detail::error_json(one.error));
+        if (one.measured) {
+            row.update(detail::error_json(one.error));
+            row["zeros_before"] = one.error.zeros_before();
+            row["zeros_after"] = one.error.zeros_after();
+        }
         if (one.residual_bytes != 0) row["residual_bytes"] = one.residual_bytes;
         if (one.base_error) row["base_snr_db"] = detail::number_or_null(one.base_error->snr_db());
         list.push_back(std::move(row));
@@ -99,6 +103,9 @@ BITMILL_INLINE std::string mill_report::json(int indent) const {
          {"seconds", seconds},
          {"gb_per_second", seconds > 0 ? static_cast<double>(source_bytes) / seconds / 1e9 : 0.0},
          {"error", measured ? ordered_json(detail::error_json(error())) : ordered_json(nullptr)},
+         {"pruning", pruning.empty() ? ordered_json(nullptr) : ordered_json(pruning)},
+         {"zeros_before", measured ? ordered_json(error().zeros_before()) : ordered_json(nullptr)},
+         {"zeros_after", measured ? ordered_json(error().zeros_after()) : ordered_json(nullptr)},
          {"warnings", warnings}});
     if (residual_bytes != 0) {
         const auto level = [&](const char* name, std::uint64_t size, const error_metrics& error) {

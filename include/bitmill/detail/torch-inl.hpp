@@ -58,6 +58,7 @@ enum class torch_name : std::uint8_t {
     storage,  // with the dtype of its elements; untyped: bytes
     element_type,
     size,
+    set,
     harmless,  // a call of it gives nothing that matters here
 };
 
@@ -73,6 +74,9 @@ inline constexpr torch_name_row torch_names[] = {
     {"torch._utils", "_rebuild_tensor_v2", torch_name::rebuild_tensor_v2},
     {"torch._utils", "_rebuild_tensor_v3", torch_name::rebuild_tensor_v3},
     {"torch._utils", "_rebuild_parameter", torch_name::rebuild_parameter},
+    {"torch._utils", "_rebuild_parameter_with_state", torch_name::rebuild_parameter},
+    {"builtins", "set", torch_name::set},
+    {"__builtin__", "set", torch_name::set},
     {"torch", "FloatStorage", torch_name::storage, dtype::f32},
     {"torch", "DoubleStorage", torch_name::storage, dtype::f64},
     {"torch", "HalfStorage", torch_name::storage, dtype::f16},
@@ -186,6 +190,10 @@ public:
                 if (arguments.count == 1 && store.item(arguments, 0).is(kind::tuple))
                     return store.item(arguments, 0);
                 return problem("the pickle makes a size of what is no tuple");
+            case torch_name::set:  // read as the list that it is made of
+                if (arguments.count == 1 && store.item(arguments, 0).is(kind::list))
+                    return store.item(arguments, 0);
+                return problem("the pickle makes a set of what is no list");
             case torch_name::harmless: return pickle_value{};
             default: return problem("the pickle calls what is no function");
         }
@@ -332,6 +340,11 @@ public:
         if (pickle == nullptr) return bad("is a zip file, but not one of torch.save: it holds no data.pkl");
         const std::string folder(
             pickle->name.substr(0, pickle->name.size() - std::string_view("data.pkl").size()));
+        if (zip->find(folder + "constants.pkl") != nullptr)
+            return bad(
+                "is a TorchScript archive, a program with its weights; read it with torch.jit.load, and save "
+                "its state_dict() with torch.save",
+                pickle->offset, error_code::unsupported);
         if (auto order = check_order(*zip, folder); !order) return order;
         if (pickle->bytes > max_directory_bytes)
             return bad("its pickle is over 256 MiB long", pickle->offset);

@@ -33,7 +33,7 @@ public:
     atomic_folder& operator=(atomic_folder&& other) noexcept;
     atomic_folder(const atomic_folder&) = delete;
     atomic_folder& operator=(const atomic_folder&) = delete;
-    ~atomic_folder();  // without a commit: deletes the partial folder
+    ~atomic_folder();  // without a commit: deletes the partial folder, unless keep_partial() was called
 
     [[nodiscard]] const std::string& out() const noexcept { return out_; }  // absolute
     // Absolute path inside the partial folder; its parent folders are made. Throws exception
@@ -50,6 +50,8 @@ public:
     // Deletes what a killed run left, but the journal and the files of these names; or all of it.
     [[nodiscard]] result<void> keep_only(const std::set<std::string>& names);
     [[nodiscard]] result<void> start_anew();
+    // Without a commit the partial folder stays, as after a kill.
+    void keep_partial() noexcept { keeps_ = true; }
 
     // fsyncs every file and folder, swaps, fsyncs the parent, deletes the old folder. On an error before
     // the swap OUT is untouched and the partial folder is deleted with this object; an error after it
@@ -74,6 +76,7 @@ private:
     std::string single_;  // "": the whole folder
     bool force_ = false;
     bool resumes_ = false;
+    bool keeps_ = false;
     int parent_fd_ = -1;
     int partial_fd_ = -1;  // holds the lock; -1 once committed or moved from
 };

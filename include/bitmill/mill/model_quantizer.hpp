@@ -46,6 +46,9 @@ struct batch_report {
 // Immutable; calls are safe from many threads.
 class model_quantizer {
 public:
+    // Whatever else is asked of every model; the calls bring their own work_options. It is checked model by model.
+    explicit model_quantizer(mill_options options) : options_(std::move(options)) {}
+
     // Errors: invalid_argument.
     [[nodiscard]] static result<model_quantizer> create(int bit_depth = 8, float weight_threshold = 0.001f,
                                                         bool use_dynamic_quantization = true);
@@ -65,8 +68,6 @@ public:
                                                              const work_options& work = {}) const;
 
 private:
-    explicit model_quantizer(mill_options options) : options_(std::move(options)) {}
-
     mill_options options_;
 };
 

@@ -106,7 +106,12 @@ struct mill_options : work_options {
     std::vector<std::string> exclude;
     std::vector<std::string> override;  // "RE=SCHEME", SCHEME as in scheme_from_text; the last wins
     bool strict = false;                // a deviation from the request is an error
-    float weight_threshold = 0;         // |w| below it becomes 0; 0: off
+    // Pruning before coding, of the milled tensors that have two dimensions or more and are no biases; at most one of
+    // the three is not 0. Compared as f32.
+    float weight_threshold = 0;  // |w| below it becomes 0
+    double prune_relative = 0;   // |w| below this share of the tensor's largest |w| becomes 0; 0 to 1
+    double target_sparsity =
+        0;  // of n weights the ceil(n * this) smallest |w| become 0, of equals the first ones; below 1
     // per_tensor only: false takes one range for the whole model instead of each tensor's own.
     bool dynamic_range = true;
     bool keep_non_finite = false;  // keep tensors with NaN or Inf instead of refusing the model

@@ -63,6 +63,9 @@ struct planned_tensor {
     std::string reason;
     std::string tied_to;  // the tensor whose bytes these are, and whom a reader ties again: not written
 
+    bool prunes = false;     // a pruning option holds for it
+    bitmill::pruning prune;  // with indices of the whole tensor; found by scanning
+
     // Found by scanning, where the scheme needs it.
     std::optional<value_range> range;
     std::optional<float> nested_offset;

@@ -22,7 +22,7 @@ struct tensor_report {
     std::uint64_t elements = 0;
     std::uint64_t source_bytes = 0;
     std::uint64_t bytes = 0;  // with scales and all else that belongs to it
-    bool measured = false;    // coded, and not a dry run: error is valid
+    bool measured = false;    // coded, and not a dry run: error is valid, and its zeros are counted
     error_metrics error;
     // Where it lies in two planes: the share of `bytes` of the residual, and the error without it.
     std::uint64_t residual_bytes = 0;
@@ -35,6 +35,7 @@ struct mill_report {
     std::string requested;  // "int8 per_channel"
     std::string format;
     std::string method;
+    std::string pruning;  // "target_sparsity 0.5", "" where none was asked for
     bool dry_run = false;
     bool already_milled = false;  // the output held just this, byte for byte: nothing was written or measured
     std::vector<tensor_report> tensors;  // in the order of the source's files
