@@ -103,14 +103,16 @@ void add_quantize(CLI::App& app, action& chosen) {
     auto& verb = *app.add_subcommand("quantize", "mill one model");
     auto& options = flags->options;
     flags->work.add_to(verb, options);
-    verb.add_option("--to", flags->to,
-                    "int8, int4, int2, nf4, fp4, fp16, bf16, fp32 (copy and prune only); both: the variants "
-                    "OUT/int8 and OUT/int4, OUT being the model's own folder where -o is not given")
-        ->required();
     verb.add_option(
-        "--format", flags->format,
-        "plain, compressed-tensors, bitsandbytes, bitmill (default: by level: fp16/bf16 plain, int8/int4 "
-        "compressed-tensors, nf4/fp4 bitsandbytes, int2 bitmill)");
+            "--to", flags->to,
+            "int8, int4, int2, nf4, fp4, fp16, bf16, fp32 (copy and prune only); of a .gguf also q8_0, q4_0, "
+            "q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k; both: the variants "
+            "OUT/int8 and OUT/int4, OUT being the model's own folder where -o is not given")
+        ->required();
+    verb.add_option("--format", flags->format,
+                    "plain, compressed-tensors, bitsandbytes, bitmill, gguf (default: by level: fp16/bf16 "
+                    "plain, int8/int4 "
+                    "compressed-tensors, nf4/fp4 bitsandbytes, int2 bitmill; of a .gguf always gguf)");
     verb.add_option("--levels", flags->levels,
                     "format bitmill: int8,int4 (default for int8), or one of them");
     verb.add_flag("--per-tensor", flags->per_tensor, "int8, int4: one scale for a tensor");
@@ -127,11 +129,11 @@ void add_quantize(CLI::App& app, action& chosen) {
     verb.add_flag("--asymmetric", flags->asymmetric,
                   "refused for formats whose readers cannot load zero points");
     verb.add_option("--method", flags->method,
-                    "absmax or mse (default: mse for int4, int2 and planes, else absmax)");
+                    "absmax or mse (default: mse for int4, int2, planes and GGUF below 8 bits, else absmax)");
     verb.add_option("--activation", flags->activation,
                     "float or dynamic-int8 (int8 only: W8A8; default: by level)");
     verb.add_option("--embeddings", flags->embeddings,
-                    "keep (default), fp16, int8 (default of format bitmill)");
+                    "keep (default), fp16, int8 (default of formats bitmill and gguf)");
     verb.add_option("--include", options.include, "code only tensors whose name matches RE (repeatable)")
         ->allow_extra_args(false);
     verb.add_option("--exclude", options.exclude, "keep tensors whose name matches RE (repeatable)")

@@ -139,24 +139,13 @@ def test_inspect_tells_types_shapes_and_what_the_model_is(bitmill, tmp_path):
     assert inspected(bitmill, tmp_path)[1] == found  # the folder of one GGUF file
 
 
-def test_what_does_not_know_gguf_yet_says_so_and_leaves_nothing(bitmill, tmp_path):
+def test_validate_asks_for_a_manifest(bitmill, tmp_path):
     models = tmp_path / "models"
     models.mkdir()
-    path = models / "m.gguf"
-    write(path, random_tensors(random.Random(5), 3), every_key)
-    for command in (
-        ["quantize", path, "-o", tmp_path / "out", "--to", "int8"],
-        ["quantize", path, "-o", tmp_path / "out", "--to", "fp16", "--dry-run"],
-        ["quantize", models, "-o", tmp_path / "out", "--to", "both"],
-        ["dequantize", path, "-o", tmp_path / "out"],
-        ["validate", models],
-    ):
-        done = bitmill(*command, code=None)
-        assert done.code in (2, 3, 6) and len(done.err.splitlines()) == 1, repr(done)
-        assert command[0] == "validate" or "m.gguf" in done.err, repr(done)
-        assert leftovers(tmp_path, "models") == []
-    told = bitmill("batch", models, "-o", tmp_path / "out", "--json", code=None).json()
-    assert told["summary"]["failed"] == 1 and "GGUF" in told["models"]["m"]["error"]
+    write(models / "m.gguf", random_tensors(random.Random(5), 3), every_key)
+    done = bitmill("validate", models, code=None)
+    assert done.code == 4 and "there is no manifest.json" in done.err, repr(done)
+    assert leftovers(tmp_path, "models") == []
 
 
 def mutant(dice, good):

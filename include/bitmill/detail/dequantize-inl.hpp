@@ -4,7 +4,6 @@
 
 #include <bitmill/codec/codec.hpp>
 #include <bitmill/detail/hf_config-inl.hpp>
-#include <bitmill/detail/mill-inl.hpp>
 #include <bitmill/detail/stored_values-inl.hpp>
 #include <bitmill/detail/tile_runner-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
@@ -160,6 +159,10 @@ inline std::string plain_config(const std::string& text, std::optional<dtype> ty
     if (type) set_config_dtype(config, facts(*type).torch);
     return config.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
+
+// In mill-inl.hpp.
+inline result<mill_report> mill_into(const checkpoint& model, const std::string& path, const std::string& out,
+                                     const mill_options& options);
 
 inline result<mill_report> dequantize(const std::string& path, const std::string& out,
                                       std::optional<dtype> type, const work_options& options,

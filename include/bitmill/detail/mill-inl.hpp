@@ -5,7 +5,7 @@
 #include <filesystem>
 
 #include <bitmill/core/sha256.hpp>
-#include <bitmill/detail/gguf_plan-inl.hpp>
+#include <bitmill/detail/gguf_types-inl.hpp>
 #include <bitmill/detail/layout-inl.hpp>
 #include <bitmill/detail/manifest_check-inl.hpp>
 #include <bitmill/detail/miller-inl.hpp>

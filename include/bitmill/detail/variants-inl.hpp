@@ -104,6 +104,11 @@ inline result<repository_report> quantize_both(const std::string& path, const st
                      .message = "levels go with one folder of format bitmill; both writes two folders"};
     auto model = checkpoint::open(path);
     if (!model) return model.error();
+    if (model->shard(0).gguf() != nullptr)
+        return error{
+            .code = error_code::unsupported,
+            .message = "both makes variants of a Hugging Face folder; quantize a .gguf to one type at a time",
+            .file = path};
     repository_report report;
     report.source = path;
     report.output = out.empty() ? model->root() : out;

@@ -11,8 +11,9 @@
 
 namespace bitmill {
 
-// Mills `model` (a Hugging Face folder or one .safetensors file) into the folder `out`, which appears whole or
-// not at all. The same bytes for every instruction set, thread count and memory limit.
+// Mills `model` (a Hugging Face folder or one file of weights) into the folder `out`, which appears whole or not at
+// all; a .gguf into that file alone where `out` ends in .gguf. The same bytes for every instruction set, thread count
+// and memory limit.
 // Errors: bad_input (names file, tensor, offset), invalid_argument, unsupported, io, out_of_memory (the memory
 // limit is smaller than one tile), cancelled. On an error `out` is what it was and nothing is left beside it; only
 // an error whose message holds "the new folder is in place" comes after the swap. What a killed call left beside
@@ -20,7 +21,7 @@ namespace bitmill {
 [[nodiscard]] result<mill_report> quantize(const std::string& model, const std::string& out,
                                            const mill_options& options);
 
-// A plain checkpoint back from compressed-tensors (symmetric int8, int4), bitsandbytes (nf4, fp4), bitmill or plain.
+// A plain checkpoint back from any quantized one that read_stored reads; a .gguf becomes a .gguf.
 // `type`: f32, f16 or bf16 for every float tensor; unset: each tensor in the dtype it had before (from bitmill: coded
 // ones in that of config.json). `level`: which one of a bitmill folder; unset: the highest that is there.
 [[nodiscard]] result<mill_report> dequantize(const std::string& model, const std::string& out,

@@ -1,32 +1,12 @@
-// What a GGUF file asks of the plan: roles by llama.cpp's names, types that fit a row, the keys that change.
+// Which types of GGUF stand for levels and for each other.
 // https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <string>
-#include <string_view>
 
-#include <bitmill/mill/plan.hpp>
+#include <bitmill/codec/scheme.hpp>
 
 namespace bitmill::detail {
-
-// Parts of the names of matrices that llama.cpp computes with in the float type that they have.
-inline constexpr std::array<std::string_view, 10> gguf_float_names{
-    "_norm.",    "position_embd.", "token_types.",          "ssm_conv1d.", "shortconv.conv.",
-    "time_mix_", "attn_rel_b.",    "per_layer_model_proj.", "altup",       "laurel"};
-
-// Matrices, and stacks of them (the experts of a layer).
-inline tensor_role gguf_role(std::string_view name, std::size_t rank) {
-    if (rank < 2 || !name.ends_with(".weight")) return tensor_role::other;
-    for (const auto part : gguf_float_names)
-        if (name.find(part) != std::string_view::npos) return tensor_role::other;
-    if (name == "token_embd.weight" || name == "per_layer_token_embd.weight") return tensor_role::embedding;
-    if (name == "output.weight" || name.starts_with("cls.") || name.starts_with("cls_"))
-        return tensor_role::head;
-    if (name.find("ffn_gate_inp") != std::string_view::npos) return tensor_role::router;
-    return tensor_role::linear;
-}
 
 // A GGUF type for each level that users know.
 inline scheme_type gguf_type_of(scheme_type level) {
