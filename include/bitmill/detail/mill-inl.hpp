@@ -5,10 +5,10 @@
 #include <filesystem>
 
 #include <bitmill/core/sha256.hpp>
-#include <bitmill/detail/gguf_types-inl.hpp>
 #include <bitmill/detail/layout-inl.hpp>
 #include <bitmill/detail/manifest_check-inl.hpp>
 #include <bitmill/detail/miller-inl.hpp>
+#include <bitmill/detail/plan_gguf-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
 #include <bitmill/mill/mill.hpp>
 #include <bitmill/mill/plan.hpp>

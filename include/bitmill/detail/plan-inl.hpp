@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <array>
 
-#include <bitmill/detail/gguf_types-inl.hpp>
 #include <bitmill/detail/json_document-inl.hpp>
+#include <bitmill/detail/plan_gguf-inl.hpp>
 #include <bitmill/detail/plan_options-inl.hpp>
 #include <bitmill/detail/ties-inl.hpp>
 #include <bitmill/mill/plan.hpp>

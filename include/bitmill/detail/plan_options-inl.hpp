@@ -10,7 +10,7 @@
 #include <vector>
 
 #include <bitmill/codec/codec.hpp>
-#include <bitmill/detail/gguf_types-inl.hpp>
+#include <bitmill/detail/plan_gguf-inl.hpp>
 #include <bitmill/mill/options.hpp>
 
 namespace bitmill::detail {
