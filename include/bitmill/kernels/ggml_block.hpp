@@ -12,6 +12,12 @@
 
 namespace bitmill::kernels {
 
+enum class ggml_book : std::uint8_t {
+    none,
+    iq4,
+    mxfp4
+};
+
 // What a block holds: `elements` codes in sub-blocks of `sub`. x = scale * value - least, with value = code + low, or
 // that of a code book. Blocks of one sub-block have an f16 scale (and -least) of their own; the others have one or two
 // f16 for all, which the integers of the sub-blocks multiply.
@@ -26,7 +32,7 @@ struct ggml_shape {
     int least_high;
     unsigned d;  // where the f16 lie in the block
     unsigned dmin;
-    const code_book* book;
+    ggml_book book;
 };
 
 inline constexpr code_book iq4_book{
@@ -34,21 +40,26 @@ inline constexpr code_book iq4_book{
 // E2M1, doubled: the scale of a block is 2^(e - 128).
 inline constexpr code_book mxfp4_book{{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}, {}, {}};
 
+// Of a book that is one.
+[[nodiscard]] constexpr const code_book& book_of(ggml_book which) {
+    return which == ggml_book::iq4 ? iq4_book : mxfp4_book;
+}
+
 [[nodiscard]] constexpr ggml_shape shape_of(ggml_type type) {
     switch (type) {
-        case ggml_type::q8_0: return {32, 32, -128, 127, false, 0, 0, 0, 0, 0, nullptr};
-        case ggml_type::q4_0: return {32, 32, -8, 7, false, 0, 0, 0, 0, 0, nullptr};
-        case ggml_type::q5_0: return {32, 32, -16, 15, false, 0, 0, 0, 0, 0, nullptr};
-        case ggml_type::q4_1: return {32, 32, 0, 15, true, 0, 0, 0, 0, 2, nullptr};
-        case ggml_type::q5_1: return {32, 32, 0, 31, true, 0, 0, 0, 0, 2, nullptr};
-        case ggml_type::q2_k: return {256, 16, 0, 3, true, 0, 15, 15, 80, 82, nullptr};
-        case ggml_type::q3_k: return {256, 16, -4, 3, false, -32, 31, 0, 108, 0, nullptr};
-        case ggml_type::q4_k: return {256, 32, 0, 15, true, 0, 63, 63, 0, 2, nullptr};
-        case ggml_type::q5_k: return {256, 32, 0, 31, true, 0, 63, 63, 0, 2, nullptr};
-        case ggml_type::q6_k: return {256, 16, -32, 31, false, -128, 127, 0, 208, 0, nullptr};
-        case ggml_type::iq4_nl: return {32, 32, 0, 15, false, 0, 0, 0, 0, 0, &iq4_book};
-        case ggml_type::iq4_xs: return {256, 32, 0, 15, false, -32, 31, 0, 0, 0, &iq4_book};
-        default: return {32, 32, 0, 15, false, 0, 0, 0, 0, 0, &mxfp4_book};
+        case ggml_type::q8_0: return {32, 32, -128, 127, false, 0, 0, 0, 0, 0, ggml_book::none};
+        case ggml_type::q4_0: return {32, 32, -8, 7, false, 0, 0, 0, 0, 0, ggml_book::none};
+        case ggml_type::q5_0: return {32, 32, -16, 15, false, 0, 0, 0, 0, 0, ggml_book::none};
+        case ggml_type::q4_1: return {32, 32, 0, 15, true, 0, 0, 0, 0, 2, ggml_book::none};
+        case ggml_type::q5_1: return {32, 32, 0, 31, true, 0, 0, 0, 0, 2, ggml_book::none};
+        case ggml_type::q2_k: return {256, 16, 0, 3, true, 0, 15, 15, 80, 82, ggml_book::none};
+        case ggml_type::q3_k: return {256, 16, -4, 3, false, -32, 31, 0, 108, 0, ggml_book::none};
+        case ggml_type::q4_k: return {256, 32, 0, 15, true, 0, 63, 63, 0, 2, ggml_book::none};
+        case ggml_type::q5_k: return {256, 32, 0, 31, true, 0, 63, 63, 0, 2, ggml_book::none};
+        case ggml_type::q6_k: return {256, 16, -32, 31, false, -128, 127, 0, 208, 0, ggml_book::none};
+        case ggml_type::iq4_nl: return {32, 32, 0, 15, false, 0, 0, 0, 0, 0, ggml_book::iq4};
+        case ggml_type::iq4_xs: return {256, 32, 0, 15, false, -32, 31, 0, 0, 0, ggml_book::iq4};
+        default: return {32, 32, 0, 15, false, 0, 0, 0, 0, 0, ggml_book::mxfp4};
     }
 }
 

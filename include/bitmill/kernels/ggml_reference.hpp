@@ -159,8 +159,8 @@ inline void decode_ggml(const std::uint8_t* src, std::size_t blocks, ggml_type t
             unpack_block<as>(src + b * facts(as).block_bytes, block);
             resolve_block<as>(block, scale, least);
             for (std::size_t i = 0; i < shape.elements; ++i) {
-                const float value = shape.book != nullptr
-                                        ? shape.book->value[block.code[i]]
+                const float value = shape.book != ggml_book::none
+                                        ? book_of(shape.book).value[block.code[i]]
                                         : static_cast<float>(static_cast<int>(block.code[i]) + shape.low);
                 *dst++ = scale[i / shape.sub] * value - least[i / shape.sub];
             }

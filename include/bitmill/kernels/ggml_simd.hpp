@@ -227,9 +227,9 @@ struct ggml_values {
     }
 };
 template <class Arch, ggml_type Type>
-    requires(shape_of(Type).book != nullptr)
+    requires(shape_of(Type).book != ggml_book::none)
 struct ggml_values<Arch, Type> {
-    typename primitives<Arch>::book book{*shape_of(Type).book};
+    typename primitives<Arch>::book book{book_of(shape_of(Type).book)};
     BITMILL_FLATTEN f32x16<Arch> of(const std::uint8_t* codes) const { return book.values(codes); }
 };
 
