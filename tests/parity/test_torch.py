@@ -130,7 +130,7 @@ def test_sets_and_parameters_with_attributes(bitmill, tmp_path):
 
 def test_a_torchscript_archive_is_named(bitmill, tmp_path):
     torch.jit.script(torch.nn.Linear(4, 4)).save(str(tmp_path / "script.pt"))
-    done = bitmill("quantize", tmp_path / "script.pt", "-o", tmp_path / "out", "--to", "int8", code=2)
+    done = bitmill("quantize", tmp_path / "script.pt", "-o", tmp_path / "out", "--to", "int8", code=3)
     assert "TorchScript" in done.err and "state_dict" in done.err
 
 

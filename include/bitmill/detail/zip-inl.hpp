@@ -178,7 +178,13 @@ private:
             if ((number(all, at + 8, 2) & ~std::uint64_t{0x0808}) != 0)
                 return bad(file, shown + "is encrypted, or stored in a way that torch.save never uses", here);
             if (number(all, at + 10, 2) != 0 || packed != bytes)
-                return bad(file, shown + "is compressed, which torch.save never does", here);
+                return bad(file,
+                           shown + "is compressed, which torch.save never does" +
+                               (name.find("/code/") == std::string_view::npos
+                                    ? ""
+                                    : ": a TorchScript archive, a program with its weights; read it with "
+                                      "torch.jit.load, and save its state_dict() with torch.save"),
+                           here);
             auto begin = data_begin(file, local, name, shown);
             if (!begin) return begin.error();
             const maybe_u64 end = checked_add(*begin, bytes);
