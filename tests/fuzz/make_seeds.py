@@ -210,6 +210,53 @@ def gguf_files():
     yield "wraps", gguf([], [entry(b"w", [2**62, 4], 0, 0)])
 
 
+def quantized_folders():
+    def folder(quantization, tensors):
+        return compact({"config": {"dtype": "float16", "quantization_config": quantization}, "tensors": tensors})
+
+    half, order = [0x2C00, 0x2E00, 0xAC00], [i // 32 for i in range(64)]
+    words = [0x76543210, -0x1234568, 0x77777777]
+
+    def grouped(row, zeros, **more):
+        return {"a.qweight": ["I32", row, words], "a.qzeros": ["I32", zeros, words], "a.scales": ["F16", [2, 16], half],
+                "a.bias": ["F16", [16], half], **more}  # fmt: skip
+
+    g_idx = {"a.g_idx": ["I32", [64], order]}
+    shuffled = {"a.g_idx": ["I32", [64], order[::-1]]}
+    gptq = {"quant_method": "gptq", "group_size": 32, "sym": True}
+    awq = {"quant_method": "awq", "version": "gemm", "group_size": 32}
+    rounded = {"quant_method": "auto-round", "group_size": 32}
+    for bits, row in ((2, 4), (4, 8), (8, 16)):
+        yield f"gptq-{bits}", folder({**gptq, "bits": bits}, grouped([row, 16], [2, 16 * bits // 32], **g_idx))
+    yield "gptq-v2", folder({**gptq, "checkpoint_format": "gptq_v2"}, grouped([8, 16], [2, 2]))
+    yield "gptq-act-order", folder({**gptq, "desc_act": True}, grouped([8, 16], [2, 2], **shuffled))
+    yield "awq", folder(awq, grouped([64, 2], [2, 2]))
+    yield "auto-round-awq", folder({**rounded, "packing_format": "auto_round:auto_awq"}, grouped([64, 2], [2, 2]))
+    yield "auto-round-gptq", folder({**rounded, "packing_format": "auto_round:auto_gptq"}, grouped([8, 16], [2, 2], **g_idx))
+
+    def compressed(bits, layout, kind="int", **weights):
+        group = {"format": layout, "weights": {"num_bits": bits, "type": kind, **weights}}
+        return {"quant_method": "compressed-tensors", "format": layout, "config_groups": {"group_0": group}}
+
+    for bits in (2, 4, 8):
+        packed = {"a.weight_packed": ["I32", [12, 2 * bits], words], "a.weight_scale": ["F16", [12, 2], half],
+                  "a.weight_shape": ["I64", [2], [12, 64]]}  # fmt: skip
+        zeros = {"a.weight_zero_point": ["I32", [-(-12 * bits // 32), 2], words]}
+        yield f"packed-{bits}", folder(compressed(bits, "pack-quantized"), packed)
+        yield f"packed-{bits}-zeros", folder(compressed(bits, "pack-quantized"), {**packed, **zeros})
+    bytes_of = {"a.weight": ["I8", [12, 64], [-128, 127, 3]], "a.weight_scale": ["F32", [12, 1], [0x3C000000]]}
+    yield "int-quantized", folder(compressed(8, "int-quantized"), bytes_of)
+    yield "int-zeros", folder(compressed(8, "int-quantized"), {**bytes_of, "a.weight_zero_point": ["I8", [12, 1], [-3, 4]]})
+    floats = {"a.weight": ["F8_E4M3", [12, 64], [0x38, 0xB8, 1]], "a.weight_scale": ["F32", [2, 2], [0x3C000000]]}
+    yield "float-blocks", folder(compressed(8, "float-quantized", "float", block_structure=[8, 32]), floats)
+    inverse = {"a.weight": floats["a.weight"], "a.weight_scale_inv": floats["a.weight_scale"]}
+    yield "fp8", folder({"quant_method": "fp8", "weight_block_size": [8, 32]}, inverse)
+    ao = {"a._weight_qdata": bytes_of["a.weight"], "a._weight_scale": ["F32", [12, 2], [0x3C000000]]}
+    yield "torchao", folder({"quant_method": "torchao"}, {**ao, "a._weight_zero_point": ["I8", [12, 2], [1, -1]]})
+    rows = {"a.weight": bytes_of["a.weight"], "a.SCB": ["F32", [12], [0x3F800000]], "a.weight_format": ["U8", [], [0]]}
+    yield "bitsandbytes-int8", folder({"quant_method": "bitsandbytes", "load_in_8bit": True}, rows)
+
+
 def main(folder):
     targets = {
         "safetensors_header": headers,
@@ -219,6 +266,7 @@ def main(folder):
         "capi_sequence": sequences,
         "torch_file": torch_files,
         "gguf_file": gguf_files,
+        "quantized_folder": quantized_folders,
     }
     for target, inputs in targets.items():
         into = pathlib.Path(folder) / target

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include <bitmill/codec/code_book.hpp>
 #include <bitmill/codec/codec.hpp>
 #include <bitmill/core/checked.hpp>
 #include <bitmill/detail/element_buffer-inl.hpp>
