@@ -5,6 +5,7 @@
 #include <bitmill/detail/checkpoint-inl.hpp>
 #include <bitmill/detail/code_book-inl.hpp>
 #include <bitmill/detail/codec-inl.hpp>
+#include <bitmill/detail/convert-inl.hpp>
 #include <bitmill/detail/dequantize-inl.hpp>
 #include <bitmill/detail/file-inl.hpp>
 #include <bitmill/detail/gguf-inl.hpp>

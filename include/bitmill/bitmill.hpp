@@ -23,6 +23,7 @@
 #include <bitmill/io/torch.hpp>
 #include <bitmill/io/weight_file.hpp>
 #include <bitmill/kernels/dispatch.hpp>
+#include <bitmill/mill/convert.hpp>
 #include <bitmill/mill/inspect.hpp>
 #include <bitmill/mill/manifest.hpp>
 #include <bitmill/mill/mill.hpp>

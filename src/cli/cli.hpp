@@ -17,6 +17,7 @@ using action = std::function<int()>;
 void add_quantize(CLI::App& app, action& chosen);
 void add_batch(CLI::App& app, action& chosen);
 void add_dequantize(CLI::App& app, action& chosen);
+void add_convert(CLI::App& app, action& chosen);
 void add_inspect(CLI::App& app, action& chosen);
 void add_validate(CLI::App& app, action& chosen);
 void add_verify(CLI::App& app, action& chosen);

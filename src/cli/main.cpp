@@ -12,6 +12,7 @@ int main(int argc, char** argv) {
     cli::add_quantize(app, chosen);
     cli::add_batch(app, chosen);
     cli::add_dequantize(app, chosen);
+    cli::add_convert(app, chosen);
     cli::add_inspect(app, chosen);
     cli::add_validate(app, chosen);
     cli::add_verify(app, chosen);

@@ -1,4 +1,4 @@
-"""Others' quantized folders: dequantized to the values of their own libraries, and milled again."""
+"""Others' quantized folders: dequantized to the values of their own libraries, milled again, converted."""
 
 import json
 import pathlib
@@ -196,3 +196,33 @@ def test_a_record_of_the_source_s_quantization_stays_behind(bitmill, tmp_path):
     (tmp_path / "model/quantize_config.json").write_text(json.dumps(config))
     bitmill("dequantize", tmp_path / "model", "-o", tmp_path / "plain")
     assert not pathlib.Path(tmp_path / "plain/quantize_config.json").exists()
+
+
+def test_integers_go_through_every_container_and_come_back(bitmill, tmp_path):
+    tiny_model("llama").half().save_pretrained(tmp_path / "float")
+    bitmill("quantize", tmp_path / "float", "-o", tmp_path / "first", "--to", "int4", "--group-size", "32")
+    bitmill("dequantize", tmp_path / "first", "-o", tmp_path / "plain")
+    first, plain = (read_tensors(tmp_path / name) for name in ("first", "plain"))
+    previous = "first"
+    for to in ("gptq", "awq", "compressed-tensors"):
+        report = bitmill("convert", tmp_path / previous, "-o", tmp_path / to, "--format", to, "--json").json()
+        assert report["format"] == to and not report["warnings"]
+        bitmill("dequantize", tmp_path / to, "-o", tmp_path / f"{to}-plain")
+        after = read_tensors(tmp_path / f"{to}-plain")
+        assert after.keys() == plain.keys() and all(same(after[name], plain[name]) for name in plain)
+        previous = to
+    back = read_tensors(tmp_path / "compressed-tensors")
+    assert back.keys() == first.keys() and all(same(back[name], first[name]) for name in first)
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "compressed-tensors")]
+    assert configs[0] == configs[1]
+    load_model(tmp_path / "compressed-tensors", "LlamaForCausalLM")
+
+
+def test_what_does_not_go_over_is_refused(bitmill, tmp_path):
+    parts, config = FOLDERS["gptq-4"]()
+    save_parts(tmp_path / "model", parts, config)
+    refused = bitmill("convert", tmp_path / "model", "-o", tmp_path / "out", "--format", "compressed-tensors", code=None)
+    assert refused.code in (2, 3) and "zero points" in refused.err and "model.layers.0" in refused.err
+    assert not (tmp_path / "out").exists()
+    usage = bitmill("convert", tmp_path / "model", "-o", tmp_path / "out", "--format", "onnx", code=2)
+    assert "there is no container 'onnx'" in usage.err
