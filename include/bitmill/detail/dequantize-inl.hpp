@@ -74,6 +74,7 @@ private:
             if (t.elements == 0) return;
             if (t.coded()) {
                 const std::uint64_t granule = stored_values::granule(t);
+                per_tile = stored_values::tile_bytes_of(t) / 4;
                 per_tile = std::max<std::uint64_t>(1, per_tile / granule) * granule;
                 const std::uint64_t most = std::min(units, per_tile);
                 footprint = most * element_bytes(type) + stored_values::scratch_bytes(t, most, type);

@@ -25,6 +25,7 @@ struct tiling {
 
     explicit tiling(const planned_tensor& t) {
         const std::uint64_t element = element_bytes(t.source_dtype);
+        const std::uint64_t room = t.coded ? stored_values::tile_bytes_of(*t.coded) : tile_bytes;
         if (!t.effective && !t.coded) {
             unit_bytes = 1;
             units = t.tied_to.empty() ? t.source_bytes : 0;
@@ -32,11 +33,11 @@ struct tiling {
         } else if (t.effective && codes_rows(t.effective->type)) {
             unit_bytes = t.cols() * element;
             units = t.rows();
-            per_tile = std::max<std::uint64_t>(1, tile_bytes / std::max<std::uint64_t>(unit_bytes, 1));
+            per_tile = std::max<std::uint64_t>(1, room / std::max<std::uint64_t>(unit_bytes, 1));
         } else {
             unit_bytes = element;
             units = t.elements;
-            per_tile = tile_bytes / 4;  // a multiple of every block size
+            per_tile = room / 4;  // a multiple of every block size
             // The absmax values are coded in blocks of 256 of their own.
             if (t.effective && t.effective->double_quant)
                 per_tile = std::max<std::uint64_t>(per_tile, nested_block * t.effective->group_size);

@@ -9,6 +9,7 @@
 #include <bitmill/core/checked.hpp>
 #include <bitmill/detail/element_buffer-inl.hpp>
 #include <bitmill/detail/foreign_values-inl.hpp>
+#include <bitmill/detail/tile_runner-inl.hpp>
 #include <bitmill/mill/stored.hpp>
 
 namespace bitmill::detail {
@@ -26,6 +27,12 @@ public:
         const std::uint64_t elements =
             facts(s.type).integer ? t.shape[1] : s.group_size * (s.double_quant ? nested_block : 1);
         return std::max<std::uint64_t>(elements, 1);
+    }
+
+    // Decoded bytes of a tile. Of a row of words along `out` a tile wants a short run, and each costs a pread: with
+    // four times the rows those of four AWQ matrices of 4096 x 4096 took 0.4 s instead of 1.6.
+    [[nodiscard]] static std::uint64_t tile_bytes_of(const stored_tensor& t) {
+        return t.foreign && t.foreign->by_group ? 4 * tile_bytes : tile_bytes;
     }
 
     // The most that read() takes for a run of `count` elements, besides its destination.
