@@ -373,7 +373,8 @@ typedef struct bitmill_verify_options {
  * all: after an error it is what it was, except where the message holds "the new folder is in place". `out` may be
  * "" in a dry run. Where `out` holds already, byte for byte, what would be written, nothing is: the report says
  * already_milled. With options->to "both" the folders out/int8 and out/int4 are written, each whole or not at all, and
- * out/metadata.json; then `out` may be "", the model's own folder. report may be NULL. */
+ * out/metadata.json; then `out` may be "", the model's own folder. A pickled model (.pkl, .pickle, .joblib) becomes the
+ * file `out`. report may be NULL. */
 BITMILL_API bitmill_status bitmill_mill(const char* model, const char* out,
                                         const bitmill_mill_options* options, bitmill_report** report,
                                         bitmill_error* error);

@@ -15,6 +15,7 @@
 #include <bitmill/detail/mill-inl.hpp>
 #include <bitmill/detail/model_quantizer-inl.hpp>
 #include <bitmill/detail/options-inl.hpp>
+#include <bitmill/detail/pickle_model-inl.hpp>
 #include <bitmill/detail/plan-inl.hpp>
 #include <bitmill/detail/report-inl.hpp>
 #include <bitmill/detail/safetensors-inl.hpp>

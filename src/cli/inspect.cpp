@@ -47,8 +47,9 @@ void print_table(const bitmill::inspect_report& model) {
 void add_inspect(CLI::App& app, action& chosen) {
     auto flags = std::make_shared<inspect_flags>();
     auto& verb = *app.add_subcommand("inspect", "tensors, dtypes, schemes, sizes, shards");
-    verb.add_option("MODEL", flags->model,
-                    "a Hugging Face folder, or a .safetensors, .bin, .pt, .pth or .gguf file")
+    verb.add_option(
+            "MODEL", flags->model,
+            "a Hugging Face folder, or a .safetensors, .bin, .pt, .pth, .gguf, .pkl, .pickle or .joblib file")
         ->required();
     verb.add_flag("--json", flags->json, "as JSON");
     verb.callback([flags, &chosen] {

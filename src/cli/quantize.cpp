@@ -109,10 +109,12 @@ void add_quantize(CLI::App& app, action& chosen) {
             "q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k; both: the variants "
             "OUT/int8 and OUT/int4, OUT being the model's own folder where -o is not given")
         ->required();
-    verb.add_option("--format", flags->format,
-                    "plain, compressed-tensors, bitsandbytes, bitmill, gguf (default: by level: fp16/bf16 "
-                    "plain, int8/int4 "
-                    "compressed-tensors, nf4/fp4 bitsandbytes, int2 bitmill; of a .gguf always gguf)");
+    verb.add_option(
+        "--format", flags->format,
+        "plain, compressed-tensors, bitsandbytes, bitmill, gguf, pickle (default: by level: fp16/bf16 "
+        "plain, int8/int4 "
+        "compressed-tensors, nf4/fp4 bitsandbytes, int2 bitmill; of a .gguf always gguf, of a .pkl always "
+        "pickle)");
     verb.add_option("--levels", flags->levels,
                     "format bitmill: int8,int4 (default for int8), or one of them");
     verb.add_flag("--per-tensor", flags->per_tensor, "int8, int4: one scale for a tensor");

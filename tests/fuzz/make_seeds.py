@@ -257,6 +257,29 @@ def quantized_folders():
     yield "bitsandbytes-int8", folder({"quant_method": "bitsandbytes", "load_in_8bit": True}, rows)
 
 
+def pickled_models():
+    """Of joblib and pickle; each protocol writes arrays in its own way."""
+    import io
+    import pickle
+
+    import joblib
+    import numpy as np
+
+    shared = np.arange(40.0)
+    models = {
+        "arrays": {"coef_": shared.reshape(5, 8), "f": np.ones((9, 8), "f4", "F"), "i": np.arange(3), "n": shared[:1].sum()},
+        "shared": [shared, shared, np.array(["a", None], object)],
+        "types": {"m": np.ma.masked_less(shared, 9), "s": np.zeros(2, "i4,f8"), "t": np.array("now", "M8[s]"), "d": np.float32},
+        "random": np.random.RandomState(0),
+    }
+    for name, model in models.items():
+        for protocol in (2, 3, 4, 5):
+            yield f"{name}-{protocol}", pickle.dumps(model, protocol)
+            file = io.BytesIO()
+            joblib.dump(model, file, protocol=protocol)
+            yield f"{name}-{protocol}-joblib", file.getvalue()
+
+
 def main(folder):
     targets = {
         "safetensors_header": headers,
@@ -267,6 +290,7 @@ def main(folder):
         "torch_file": torch_files,
         "gguf_file": gguf_files,
         "quantized_folder": quantized_folders,
+        "pickle_file": pickled_models,
     }
     for target, inputs in targets.items():
         into = pathlib.Path(folder) / target

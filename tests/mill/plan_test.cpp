@@ -366,7 +366,7 @@ TEST_CASE("options: texts and bit depths") {
         CHECK(bitmill::level_from_text(row.name).value().type == row.type);
     CHECK(holds(bitmill::level_from_text("int3").error().message, "int4"));
     CHECK(bitmill::format_from_text("compressed-tensors").value() == bitmill::format::compressed_tensors);
-    CHECK(bitmill::format_from_text("pickle").error().code == error_code::unsupported);
+    CHECK(bitmill::format_from_text("pickle").value() == bitmill::format::pickle);
     CHECK(bitmill::format_from_text("automatic").error().code == error_code::invalid_argument);
     CHECK(bitmill::format_from_text("zip").error().code == error_code::invalid_argument);
     const auto eight = bitmill::options_from_bit_depth(8).value();

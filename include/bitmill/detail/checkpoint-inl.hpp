@@ -9,6 +9,7 @@
 #include <bitmill/detail/json_stream-inl.hpp>
 #include <bitmill/detail/side_files-inl.hpp>
 #include <bitmill/detail/weight_map-inl.hpp>
+#include <bitmill/io/pickle_model.hpp>
 
 namespace bitmill {
 
@@ -111,6 +112,12 @@ BITMILL_INLINE result<checkpoint> checkpoint::open(const std::string& path) {
         return made;
     }
     const fs::path file(path);
+    if (is_pickle_file_name(path))
+        return detail::make_error(
+            error_code::unsupported,
+            "is a pickled model, which only quantize, batch and inspect read: pickle.load "
+            "restores the arrays of a milled one by itself",
+            path);
     if (!is_weight_file_name(path))
         return detail::make_error(
             error_code::unsupported,

@@ -1,13 +1,39 @@
 #pragma once
 
 #include <bitmill/detail/json_document-inl.hpp>
+#include <bitmill/detail/pickle_mill-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
 #include <bitmill/mill/inspect.hpp>
 
 namespace bitmill {
+namespace detail {
+
+inline result<inspect_report> inspect_pickle(const std::string& path) {
+    auto file = input_file::open(path);
+    if (!file) return file.error();
+    const auto model = pickle_model::open(std::move(*file));
+    if (!model) return model.error();
+    inspect_report report{path, "", {}, {}, {}};
+    report.shards.push_back(
+        {std::filesystem::path(path).filename().string(), model->file().size(), model->arrays().size()});
+    for (const pickle_array& array : model->arrays()) {
+        stored_tensor row;
+        row.name = array.name;
+        row.shape = array.shape;
+        row.type = array.type;
+        row.elements = array.elements;
+        row.bytes = array.bytes;
+        row.offset = array.data;
+        report.tensors.push_back(std::move(row));
+    }
+    return report;
+}
+
+}  // namespace detail
 
 BITMILL_INLINE result<inspect_report> inspect(const std::string& path) {
     return detail::guard(path, [&]() -> result<inspect_report> {
+        if (detail::is_pickle_path(path)) return detail::inspect_pickle(path);
         const auto model = checkpoint::open(path);
         if (!model) return model.error();
         auto stored = read_stored(*model);
@@ -45,7 +71,7 @@ BITMILL_INLINE std::string inspect_report::json(int indent) const {
         shard_list.push_back(
             detail::json_object({{"name", one.name}, {"bytes", one.bytes}, {"tensors", one.tensors}}));
     ordered_json tensor_list = ordered_json::array();
-    for (const auto& t : tensors)
+    for (const auto& t : tensors) {
         tensor_list.push_back(detail::json_object({{"name", t.name},
                                                    {"shape", t.shape},
                                                    {"dtype", std::string(facts(t.type).name)},
@@ -53,6 +79,8 @@ BITMILL_INLINE std::string inspect_report::json(int indent) const {
                                                    {"elements", t.elements},
                                                    {"bytes", t.bytes},
                                                    {"shard", shards[t.codes.shard].name}}));
+        if (t.offset) tensor_list.back()["offset"] = *t.offset;
+    }
     ordered_json out = detail::json_object({{"model", model}, {"quant_method", quant_method}});
     if (gguf) {
         out["gguf"] = detail::json_object({{"version", gguf->version},

@@ -1,13 +1,13 @@
 #pragma once
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 
 #include <bitmill/core/sha256.hpp>
 #include <bitmill/detail/layout-inl.hpp>
 #include <bitmill/detail/manifest_check-inl.hpp>
 #include <bitmill/detail/miller-inl.hpp>
+#include <bitmill/detail/pickle_mill-inl.hpp>
 #include <bitmill/detail/plan_gguf-inl.hpp>
 #include <bitmill/detail/work-inl.hpp>
 #include <bitmill/mill/mill.hpp>
@@ -68,17 +68,6 @@ inline void warn_of_losses(mill_report& report) {
                                   " tensors keep less than 6 dB of their weights, first " + first +
                                   ": exclude them, or choose a format with F32 scales or more bits" +
                                   (report.pruning.empty() ? "" : ", or prune less"));
-}
-
-inline std::string pruning_text(const mill_options& options) {
-    const auto text = [](const char* name, auto value) {
-        char digits[32];  // the shortest that reads back as the same number
-        const auto end = std::to_chars(std::begin(digits), std::end(digits), value).ptr;
-        return std::string(name) + " " + std::string(digits, end);
-    };
-    if (options.weight_threshold > 0) return text("weight_threshold", options.weight_threshold);
-    if (options.prune_relative > 0) return text("prune_relative", options.prune_relative);
-    return options.target_sparsity > 0 ? text("target_sparsity", options.target_sparsity) : std::string();
 }
 
 inline mill_report start_report(const checkpoint& model, const mill_plan& plan, const miller& mill,
@@ -303,6 +292,7 @@ inline result<mill_report> mill_into(const checkpoint& model, const std::string&
 
 inline result<mill_report> quantize(const std::string& path, const std::string& out,
                                     const mill_options& options) {
+    if (is_pickle_path(path)) return quantize_pickle(path, out, options);
     auto model = checkpoint::open(path);
     if (!model) return model.error();
     if (!options.dry_run) {

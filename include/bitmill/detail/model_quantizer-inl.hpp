@@ -6,6 +6,7 @@
 
 #include <bitmill/detail/list_folder-inl.hpp>
 #include <bitmill/detail/mill-inl.hpp>
+#include <bitmill/detail/pickle_mill-inl.hpp>
 #include <bitmill/mill/model_quantizer.hpp>
 
 namespace bitmill {
@@ -21,6 +22,7 @@ inline double reduction_percent(std::uint64_t before, std::uint64_t after) {
 struct batch_entry {
     std::string name;
     std::string path;
+    std::string output;  // the folder's name, or the file's: what is pickled stays a file
 };
 
 // Folders that hold weights, and weight files. Hidden entries, unfinished work and `skipped` are none.
@@ -42,9 +44,11 @@ inline result<std::vector<batch_entry>> find_models(const std::string& folder, c
                     return e.type != std::filesystem::file_type::directory &&
                            (is_weight_file_name(e.name) || e.name.ends_with(".index.json"));
                 });
-            if (weights) found.push_back({entry.name, path});
-        } else if (is_weight_file_name(entry.name)) {
-            found.push_back({entry.name.substr(0, entry.name.rfind('.')), path});
+            if (weights) found.push_back({entry.name, path, entry.name});
+        } else if (is_weight_file_name(entry.name) || is_pickle_file_name(entry.name)) {
+            const bool pickle = is_pickle_file_name(entry.name);
+            const std::string name = entry.name.substr(0, entry.name.rfind('.'));
+            found.push_back({name, path, pickle ? entry.name : name});
         }
     }
     std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
@@ -65,7 +69,9 @@ inline result<std::vector<batch_entry>> choose_models(const std::string& folder,
             return refuse("holds two models that would both be called " + (*found)[i].name + "; rename one");
     }
     if (found->empty())
-        return refuse("holds no models: no folder with weights, no .safetensors, .bin, .pt or .pth file");
+        return refuse(
+            "holds no models: no folder with weights, no .safetensors, .bin, .pt, .pth, .pkl, "
+            ".pickle or .joblib file");
     if (names.empty()) return found;
     std::vector<batch_entry> chosen;
     for (const auto& name : names) {
@@ -103,7 +109,7 @@ inline result<batch_report> mill_batch(const mill_options& options, const std::s
     if (!models) return models.error();
     if (auto made = make_output_parent(report.output, options); !made) return made.error();
     for (const auto& model : *models) {
-        batch_row row{model.name, model.path, report.output + "/" + model.name, {}, {}};
+        batch_row row{model.name, model.path, report.output + "/" + model.output, {}, {}};
         auto done = bitmill::quantize(model.path, row.output, options);
         if (!done && done.error().code == error_code::cancelled) return done.error();
         if (done) {

@@ -9,8 +9,8 @@
 namespace bitmill {
 namespace detail {
 
-inline constexpr std::array format_names{"automatic",    "plain",   "compressed-tensors",
-                                         "bitsandbytes", "bitmill", "gguf"};
+inline constexpr std::array format_names{
+    "automatic", "plain", "compressed-tensors", "bitsandbytes", "bitmill", "gguf", "pickle"};
 
 template <class Value>
 struct option_name {
@@ -111,17 +111,11 @@ BITMILL_INLINE const char* to_text(format value) noexcept {
 BITMILL_INLINE result<format> format_from_text(std::string_view text) {
     for (std::size_t i = 1; i < detail::format_names.size(); ++i)
         if (text == detail::format_names[i]) return static_cast<format>(i);
-    error what{.code = error_code::invalid_argument,
-               .message = "there is no format '" + std::string(text) +
-                          "'; this version writes plain, "
-                          "compressed-tensors, bitsandbytes, bitmill and gguf"};
-    if (text == "pickle") {
-        what.code = error_code::unsupported;
-        what.message = "format " + std::string(text) +
-                       " is not written by this version; it writes plain, compressed-tensors, bitsandbytes, "
-                       "bitmill and gguf";
-    }
-    return what;
+    return error{
+        .code = error_code::invalid_argument,
+        .message = "there is no format '" + std::string(text) +
+                   "'; this version writes plain, compressed-tensors, bitsandbytes, bitmill, gguf and "
+                   "pickle"};
 }
 
 BITMILL_INLINE result<level_choice> level_from_text(std::string_view text) {

@@ -173,6 +173,9 @@ inline result<void> check_source(bool is_gguf, format container) {
             "format gguf needs a .gguf model: make one of this with llama.cpp's convert_hf_to_gguf.py, "
             "then quantize that",
             error_code::unsupported);
+    if (container == format::pickle)
+        return usage("format pickle is what a .pkl, .pickle or .joblib file becomes, and stays",
+                     error_code::unsupported);
     return {};
 }
 
@@ -243,6 +246,17 @@ inline result<void> check_pruning(const mill_options& options) {
     if ((options.weight_threshold > 0) + (options.prune_relative > 0) + (options.target_sparsity > 0) > 1)
         return usage("choose one of weight_threshold, prune_relative and target_sparsity");
     return {};
+}
+
+inline std::string pruning_text(const mill_options& options) {
+    const auto text = [](const char* name, auto value) {
+        char digits[32];  // the shortest that reads back as the same number
+        const auto end = std::to_chars(std::begin(digits), std::end(digits), value).ptr;
+        return std::string(name) + " " + std::string(digits, end);
+    };
+    if (options.weight_threshold > 0) return text("weight_threshold", options.weight_threshold);
+    if (options.prune_relative > 0) return text("prune_relative", options.prune_relative);
+    return options.target_sparsity > 0 ? text("target_sparsity", options.target_sparsity) : std::string();
 }
 
 inline result<void> check_options(const mill_options& options, format container, const scheme& base,

@@ -36,7 +36,7 @@ struct inspect_report {
     [[nodiscard]] std::map<std::string, std::uint64_t> types() const;
     // One JSON object: model, quant_method, of a GGUF file gguf {version, alignment, keys, architecture, name, types
     // {TYPE: tensors}}, shards [{name, bytes, tensors}], tensors [{name, shape, dtype, stored_as, elements, bytes,
-    // shard}]. indent < 0: one line.
+    // shard, and of a pickled model offset}]. indent < 0: one line.
     [[nodiscard]] std::string json(int indent = 2) const;
 };
 

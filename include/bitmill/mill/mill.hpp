@@ -18,6 +18,12 @@ namespace bitmill {
 // limit is smaller than one tile), cancelled. On an error `out` is what it was and nothing is left beside it; only
 // an error whose message holds "the new folder is in place" comes after the swap. What a killed call left beside
 // `out` the next one with the same source and options goes on with; any other deletes it.
+//
+// A pickled model (.pkl, .pickle, .joblib) becomes the file `out`, which pickle.load or joblib.load reads as before, with
+// numpy alone: int8 and fp16 arrays are restored to their dtype by calls of numpy.multiply and numpy.array. Float arrays
+// are coded but for class labels, search trees and what would not shrink; the rest is what it was, and nothing of the
+// pickle is ever run. int8 becomes fp16 for vectors (but coef_), for numbers of one sign and under 20 dB of SNR; fp16
+// under 50 dB stays. Pruned by weight_threshold only. Working memory: 4 MiB beside what pickle_model takes.
 [[nodiscard]] result<mill_report> quantize(const std::string& model, const std::string& out,
                                            const mill_options& options);
 

@@ -53,13 +53,15 @@ public:
     [[nodiscard]] static result<model_quantizer> create(int bit_depth = 8, float weight_threshold = 0.001f,
                                                         bool use_dynamic_quantization = true);
 
-    // One model folder or weight file. output "": quantized/NAME beside the model, whose folder is made. `work`:
+    // One model folder, weight file or pickled model. output "": quantized/NAME beside the model, whose folder is made.
+    // A pickled model becomes a file of its own name there. `work`:
     // threads, memory, progress, log, force, dry_run. Errors: those of quantize.
     [[nodiscard]] result<mill_report> quantize_model_file(const std::string& model,
                                                           const std::string& output = {},
                                                           const work_options& work = {}) const;
 
-    // Every model that lies in `model_dir`: folders with weights, weight files. Each becomes output_dir/NAME, and one
+    // Every model that lies in `model_dir`: folders with weights, weight files, pickled
+    // models. Each becomes output_dir/NAME, and one
     // that fails does not stop the others. `names`: only these (all where it is empty). output_dir "": model_dir/
     // quantized. Errors: io and invalid_argument where nothing could be begun, cancelled.
     [[nodiscard]] result<batch_report> batch_quantize_models(const std::string& model_dir,

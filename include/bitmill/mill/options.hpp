@@ -19,14 +19,15 @@ namespace bitmill {
 // Container and conventions of the output. `automatic`: plain for fp32, fp16 and bf16, compressed_tensors for
 // int8 and int4, bitsandbytes for nf4 and fp4, bitmill for int2. `bitmill` is our own: int8 lies in it as two planes,
 // so that one folder holds the levels int8 and int4, and embeddings are coded, too. `gguf` is what a .gguf file becomes,
-// whose names and keys stay; `automatic` takes it for such a source.
+// whose names and keys stay, `pickle` what a pickled model becomes; `automatic` takes them for such sources.
 enum class format : std::uint8_t {
     automatic,
     plain,
     compressed_tensors,
     bitsandbytes,
     bitmill,
-    gguf
+    gguf,
+    pickle
 };
 [[nodiscard]] const char* to_text(format value) noexcept;
 [[nodiscard]] result<format> format_from_text(std::string_view text);

@@ -54,7 +54,8 @@ struct stored_tensor {
     std::optional<bitmill::scheme> scheme;
     std::optional<foreign_codes> foreign;
     std::uint64_t elements = 0;
-    std::uint64_t bytes = 0;  // of all stored tensors that belong to it
+    std::uint64_t bytes = 0;              // of all stored tensors that belong to it
+    std::optional<std::uint64_t> offset;  // of its elements in the file; pickled models only
 
     checkpoint::location codes{};
     checkpoint::location scales{};         // coded tensors only
