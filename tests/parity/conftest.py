@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -235,3 +236,18 @@ def leftovers(parent, *expected):
 
 def float_array(tensor):
     return np.ascontiguousarray(tensor.float().numpy())
+
+
+def assert_only_reads(program, command, path):
+    """No process is started, no connection made, nothing opened but the file and what the program itself needs."""
+    strace = shutil.which("strace")
+    trace = path.with_name("trace")
+    if not strace or subprocess.run([strace, "-f", "-o", trace, "true"], capture_output=True).returncode != 0:
+        pytest.skip("strace is not there, or may not trace here")
+    calls = "trace=process,network,open,openat,openat2,creat,unlink,unlinkat,rename"
+    subprocess.run([strace, "-f", "-e", calls, "-o", trace, program, command, path], capture_output=True)
+    lines = trace.read_text().splitlines()
+    opened = [line for line in lines if path.name in line and "open" in line]
+    assert opened, "the file was not opened"
+    for line in lines[lines.index(opened[0]) + 1 :]:  # what came before is the loading of the program
+        assert "exit_group" in line or "+++ exited" in line, line

@@ -87,7 +87,8 @@ def floats(tensor):
 
 def snr_db(truth, got):
     truth, got = truth.astype(np.float64).ravel(), got.astype(np.float64).ravel()
-    return 10 * np.log10((truth**2).sum() / ((truth - got) ** 2).sum())
+    noise = ((truth - got) ** 2).sum()
+    return 10 * np.log10((truth**2).sum() / noise) if noise else np.inf
 
 
 def sha(path):
@@ -208,6 +209,38 @@ def test_folder_manifest_and_verify(bitmill, source, tmp_path):
     # Padding is listed, too: 40 columns of f16 leave some after the last row.
     bitmill("quantize", source, "-o", out, "--to", "q8_0", "--force")
     bitmill("verify", source, out)
+
+
+@pytest.mark.slow
+def test_gemma(bitmill, gemma, tmp_path):
+    """A real model that is quantized already: every key stays, and the numbers are those of its own codes."""
+    out = tmp_path / "out.gguf"
+    bitmill("quantize", gemma, "-o", out, "--to", "q4_k")
+    before, after = keys(gemma), keys(out)
+    assert {name for name in before if before[name] != after.get(name)} == {"general.file_type"}
+    source, got = read(gemma), read(out)
+    assert list(got) == list(source)
+    kinds = {tensor.tensor_type.name for tensor in got.values()}
+    assert kinds == {"F32", "Q8_0", "Q5_0", "Q4_K"}  # 640 columns are no multiple of 256
+    for name, tensor in source.items():
+        assert list(got[name].shape) == list(tensor.shape)
+        if name.startswith(("blk.0.", "blk.17.")):
+            least = LEAST_DB.get(got[name].tensor_type.name.lower(), 200)
+            assert snr_db(floats(tensor), floats(got[name])) >= least, name
+
+
+def test_batch(bitmill, source, tmp_path):
+    """By bit depth, as every other model; and a .gguf stays a file."""
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "one.gguf").write_bytes(source.read_bytes())
+    (models / "two.gguf").write_bytes(source.read_bytes()[:-1])
+    for depth, kind in ((8, Q.Q8_0), (16, Q.F16)):
+        out = tmp_path / str(depth)
+        told = bitmill("batch", models, "-o", out, "--bit-depth", depth, "--weight-threshold", "0", "--json", code=3).json()
+        assert {n: m["status"] for n, m in told["models"].items()} == {"one": "success", "two": "error"}
+        assert os.listdir(out) == ["one.gguf"] and "two.gguf" in told["models"]["two"]["error"]
+        assert read(out / "one.gguf")["blk.0.attn_q.weight"].tensor_type == kind
 
 
 def test_same_bytes_for_threads_and_instruction_sets(bitmill, source, tmp_path):

@@ -8,6 +8,7 @@ import pickletools
 import subprocess
 import sys
 import warnings
+import zipfile
 
 import joblib
 import numpy as np
@@ -23,6 +24,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from conftest import assert_only_reads
 from evil_pickles import CANARY, evil_files
 
 DIGITS, DIGIT_LABELS = load_digits(return_X_y=True)
@@ -382,17 +384,19 @@ def test_batch_takes_pickled_models_beside_others(bitmill, trained, tmp_path):
 EVIL = {name: content for name, content in evil_files().items()}
 
 
-def test_what_runs_code_is_refused_and_nothing_runs(bitmill, tmp_path):
-    """The same pickles as torch's, here as files of their own."""
-    import zipfile
-
-    looked, taken = 0, []
+def evil_pickles():
+    """The pickles inside of torch's archives, as files of their own."""
     for name, content in EVIL.items():
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as packed:
-                inner = packed.read(next(n for n in packed.namelist() if n.endswith("data.pkl")))
+                yield name, packed.read(next(n for n in packed.namelist() if n.endswith("data.pkl")))
         except (zipfile.BadZipFile, StopIteration, NotImplementedError, RuntimeError, OSError):
             continue
+
+
+def test_what_runs_code_is_refused_and_nothing_runs(bitmill, bitmill_path, tmp_path):
+    looked, taken = 0, []
+    for name, inner in evil_pickles():
         looked += 1
         (tmp_path / "m.pkl").write_bytes(inner)
         done = bitmill("quantize", tmp_path / "m.pkl", "-o", tmp_path / "o.pkl", "--to", "int8", code=None, timeout=20)
@@ -407,3 +411,27 @@ def test_what_runs_code_is_refused_and_nothing_runs(bitmill, tmp_path):
     # Python cannot load the first two, which run nothing either.
     assert taken == ["append-to-dict", "reduce-with-a-list", "number"]
     assert looked >= 30 and not pathlib.Path(CANARY).exists()
+
+
+def test_reading_evil_pickles_calls_nothing_but_the_reading_of_them(bitmill_path, tmp_path):
+    for name, inner in evil_pickles():
+        (tmp_path / "evil.pkl").write_bytes(inner)
+        assert_only_reads(bitmill_path, "inspect", tmp_path / "evil.pkl")
+
+
+def test_what_pickles_do_not_take(bitmill, tmp_path):
+    source, out = tmp_path / "m.pkl", tmp_path / "o.pkl"
+    write(np.random.default_rng(6).normal(size=(20, 50)), source, 4)
+    for command, words in (
+        (("quantize", source, "-o", out, "--to", "int4"), "int4"),
+        (("quantize", source, "-o", out, "--to", "both"), "one type at a time"),
+        (("quantize", source, "-o", out, "--to", "int8", "--prune-relative", "0.1"), "weight_threshold"),
+        (("quantize", source, "-o", out, "--to", "int8", "--target-sparsity", "0.5"), "weight_threshold"),
+        (("dequantize", source, "-o", out), "pickle.load"),
+        (("convert", source, "-o", out, "--format", "gptq"), "pickled model"),
+        (("verify", source, source), "no manifest.json"),
+        (("quantize", source, "-o", source, "--to", "int8"), "exists already"),
+    ):
+        done = bitmill(*command, code=None)
+        assert done.code in (2, 3, 4) and words in done.err, (command, done)
+        assert {p.name for p in tmp_path.iterdir()} == {"m.pkl"}

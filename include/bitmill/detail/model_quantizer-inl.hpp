@@ -22,7 +22,7 @@ inline double reduction_percent(std::uint64_t before, std::uint64_t after) {
 struct batch_entry {
     std::string name;
     std::string path;
-    std::string output;  // the folder's name, or the file's: what is pickled stays a file
+    std::string output;  // the folder's name, or the file's: a .gguf and what is pickled stay files
 };
 
 // Folders that hold weights, and weight files. Hidden entries, unfinished work and `skipped` are none.
@@ -46,9 +46,9 @@ inline result<std::vector<batch_entry>> find_models(const std::string& folder, c
                 });
             if (weights) found.push_back({entry.name, path, entry.name});
         } else if (is_weight_file_name(entry.name) || is_pickle_file_name(entry.name)) {
-            const bool pickle = is_pickle_file_name(entry.name);
+            const bool stays_file = is_pickle_file_name(entry.name) || is_gguf_name(entry.name);
             const std::string name = entry.name.substr(0, entry.name.rfind('.'));
-            found.push_back({name, path, pickle ? entry.name : name});
+            found.push_back({name, path, stays_file ? entry.name : name});
         }
     }
     std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
@@ -70,7 +70,7 @@ inline result<std::vector<batch_entry>> choose_models(const std::string& folder,
     }
     if (found->empty())
         return refuse(
-            "holds no models: no folder with weights, no .safetensors, .bin, .pt, .pth, .pkl, "
+            "holds no models: no folder with weights, no .safetensors, .bin, .pt, .pth, .gguf, .pkl, "
             ".pickle or .joblib file");
     if (names.empty()) return found;
     std::vector<batch_entry> chosen;
@@ -94,6 +94,12 @@ inline result<void> make_output_parent(const std::string& folder, const work_opt
     return {};
 }
 
+// Eight bits in a .gguf are Q8_0, whose blocks have scales of their own.
+inline mill_options options_for(const std::string& model, mill_options options) {
+    if (is_gguf_name(model)) options.granularity.reset();
+    return options;
+}
+
 inline result<batch_report> mill_batch(const mill_options& options, const std::string& folder,
                                        const std::string& out, const std::vector<std::string>& names) {
     const stopwatch clock;
@@ -110,7 +116,7 @@ inline result<batch_report> mill_batch(const mill_options& options, const std::s
     if (auto made = make_output_parent(report.output, options); !made) return made.error();
     for (const auto& model : *models) {
         batch_row row{model.name, model.path, report.output + "/" + model.output, {}, {}};
-        auto done = bitmill::quantize(model.path, row.output, options);
+        auto done = bitmill::quantize(model.path, row.output, options_for(model.path, options));
         if (!done && done.error().code == error_code::cancelled) return done.error();
         if (done) {
             row.report.emplace(std::move(*done));
@@ -194,15 +200,15 @@ BITMILL_INLINE result<mill_report> model_quantizer::quantize_model_file(const st
                                                                         const std::string& output,
                                                                         const work_options& work) const {
     return detail::guard(model, [&]() -> result<mill_report> {
-        mill_options options = options_;
+        mill_options options = detail::options_for(model, options_);
         static_cast<work_options&>(options) = work;
         if (!output.empty()) return quantize(model, output, options);
         std::filesystem::path path(model);
         if (!path.has_filename()) path = path.parent_path();
         const std::string folder = (path.parent_path() / detail::quantized_name).string();
-        const std::string name = is_weight_file_name(model) && !std::filesystem::is_directory(path)
-                                     ? path.stem().string()
-                                     : path.filename().string();
+        const bool loses_ending = is_weight_file_name(model) && !detail::is_gguf_name(model) &&
+                                  !std::filesystem::is_directory(path);
+        const std::string name = (loses_ending ? path.stem() : path.filename()).string();
         if (auto made = detail::make_output_parent(folder, work); !made) return made.error();
         return quantize(model, folder + "/" + name, options);
     });

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include <bitmill/detail/mill-inl.hpp>
+#include <bitmill/detail/pickle_mill-inl.hpp>
 #include <bitmill/mill/variants.hpp>
 
 namespace bitmill {
@@ -102,13 +103,14 @@ inline result<repository_report> quantize_both(const std::string& path, const st
     if (!options.levels.empty())
         return error{.code = error_code::invalid_argument,
                      .message = "levels go with one folder of format bitmill; both writes two folders"};
+    constexpr const char* one_at_a_time =
+        "both makes variants of a Hugging Face folder; quantize this to one type at a time";
+    if (is_pickle_path(path))
+        return error{.code = error_code::unsupported, .message = one_at_a_time, .file = path};
     auto model = checkpoint::open(path);
     if (!model) return model.error();
     if (model->shard(0).gguf() != nullptr)
-        return error{
-            .code = error_code::unsupported,
-            .message = "both makes variants of a Hugging Face folder; quantize a .gguf to one type at a time",
-            .file = path};
+        return error{.code = error_code::unsupported, .message = one_at_a_time, .file = path};
     repository_report report;
     report.source = path;
     report.output = out.empty() ? model->root() : out;

@@ -41,7 +41,7 @@ struct batch_report {
     [[nodiscard]] std::string json(int indent = 2) const;
 };
 
-// bit_depth 8: int8, one scale a tensor; 16: fp16; 32: copied and pruned. Weights below weight_threshold in magnitude
+// bit_depth 8: int8, one scale a tensor (Q8_0 in a .gguf); 16: fp16; 32: copied and pruned. Weights below weight_threshold in magnitude
 // become 0. use_dynamic_quantization: a scale from each tensor's own range; false: one range for the whole model.
 // Immutable; calls are safe from many threads.
 class model_quantizer {
@@ -54,16 +54,15 @@ public:
                                                         bool use_dynamic_quantization = true);
 
     // One model folder, weight file or pickled model. output "": quantized/NAME beside the model, whose folder is made.
-    // A pickled model becomes a file of its own name there. `work`:
-    // threads, memory, progress, log, force, dry_run. Errors: those of quantize.
+    // A .gguf file and a pickled model become files of their own names there. `work`: threads, memory, progress, log,
+    // force, dry_run. Errors: those of quantize.
     [[nodiscard]] result<mill_report> quantize_model_file(const std::string& model,
                                                           const std::string& output = {},
                                                           const work_options& work = {}) const;
 
-    // Every model that lies in `model_dir`: folders with weights, weight files, pickled
-    // models. Each becomes output_dir/NAME, and one
-    // that fails does not stop the others. `names`: only these (all where it is empty). output_dir "": model_dir/
-    // quantized. Errors: io and invalid_argument where nothing could be begun, cancelled.
+    // Every model that lies in `model_dir`: folders with weights, weight files, pickled models. Each becomes
+    // output_dir/NAME, and one that fails does not stop the others. `names`: only these (all where it is empty).
+    // output_dir "": model_dir/quantized. Errors: io and invalid_argument where nothing could be begun, cancelled.
     [[nodiscard]] result<batch_report> batch_quantize_models(const std::string& model_dir,
                                                              const std::string& output_dir = {},
                                                              const std::vector<std::string>& names = {},
