@@ -2,6 +2,10 @@
 if(BITMILL_SANITIZE STREQUAL "address")
     # float-cast-overflow is not part of `undefined`, and a code rounded out of range is our likeliest bug.
     set(bitmill_sanitizers -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all)
+    if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+        # Its check of virtual calls needs the C++ runtime, which a program in C does not link.
+        list(APPEND bitmill_sanitizers -fno-sanitize=vptr)
+    endif()
 elseif(BITMILL_SANITIZE STREQUAL "thread")
     set(bitmill_sanitizers -fsanitize=thread)
 elseif(NOT BITMILL_SANITIZE STREQUAL "")
