@@ -111,9 +111,9 @@ std::optional<strided_matrix<Pointer>> matrix_in_place(E& e, std::size_t rows, s
         if (out.col_stride == 0) return std::nullopt;
     }
     std::ptrdiff_t inner_rows = 1;
-    for (std::size_t i = dimensions; i-- > 1;) {
-        const auto extent = static_cast<std::ptrdiff_t>(e.shape()[i - 1]);
-        const auto stride = static_cast<std::ptrdiff_t>(e.strides()[i - 1]);
+    for (std::size_t i = dimensions; i > 1; --i) {
+        const auto extent = static_cast<std::ptrdiff_t>(e.shape()[i - 2]);
+        const auto stride = static_cast<std::ptrdiff_t>(e.strides()[i - 2]);
         if (extent == 1) continue;
         if (inner_rows == 1) out.row_stride = stride;
         if (stride == 0 || stride != out.row_stride * inner_rows) return std::nullopt;

@@ -117,8 +117,8 @@ TEST_CASE("mill: the same bytes for every thread count, memory limit and host po
         }
         mill_options hosted = options;
         hosted.run = [](std::size_t count, const bitmill::task_fn& task) {
-            std::vector<std::jthread> pool;
             std::atomic<std::size_t> next{0};
+            std::vector<std::jthread> pool;
             for (int i = 0; i < 5; ++i)
                 pool.emplace_back([&] {
                     for (std::size_t k = next++; k < count; k = next++) task(count - 1 - k);  // backwards

@@ -2,6 +2,7 @@
 #include <bitmill/mill/model_quantizer.hpp>
 
 #include <filesystem>
+#include <map>
 #include <string>
 
 #include <doctest/doctest.h>
@@ -133,6 +134,26 @@ TEST_CASE("model_quantizer: any other options for every model") {
     CHECK(refused.models[0].failure.code == error_code::invalid_argument);
 }
 
+TEST_CASE("model_quantizer: models that differ in their endings alone take their whole names") {
+    const models_folder m;
+    std::filesystem::copy(m.path + "/email.safetensors", m.path + "/email.bin");
+    // Sorted otherwise with their endings than without.
+    std::filesystem::create_directories(m.path + "/email-2");
+    std::filesystem::copy(m.path + "/email.safetensors", m.path + "/email-2/model.safetensors");
+    const auto quantizer = model_quantizer::create().value();
+    const auto report = quantizer.batch_quantize_models(m.path, m.temp / "out");
+    REQUIRE_MESSAGE(report, report.error().text());
+    std::map<std::string, bool> done;
+    for (const auto& row : report->models) done[row.name] = row.report.has_value();
+    CHECK(done.at("email-2"));
+    CHECK(done.at("email.safetensors"));
+    CHECK_FALSE(done.at("email.bin"));  // which is none
+    CHECK(std::filesystem::exists(m.temp / "out/email.safetensors/model.safetensors"));
+    const auto one = quantizer.batch_quantize_models(m.path, m.temp / "one", {"email.safetensors"});
+    REQUIRE_MESSAGE(one, one.error().text());
+    CHECK(one->models.size() == 1);
+}
+
 TEST_CASE("model_quantizer: what cannot be begun is an error, and cancelling ends the batch") {
     const models_folder m;
     CHECK(model_quantizer::create(12).error().code == error_code::invalid_argument);
@@ -143,16 +164,6 @@ TEST_CASE("model_quantizer: what cannot be begun is an error, and cancelling end
     CHECK(code(m.temp / "none", {}) == error_code::io);
     CHECK(code(m.path + "/loose", {}) == error_code::invalid_argument);
     CHECK(code(m.path, {"spam"}) == error_code::invalid_argument);
-    std::filesystem::copy(m.path + "/email.safetensors", m.path + "/email.bin");
-    CHECK(code(m.path, {}) == error_code::invalid_argument);
-    std::filesystem::remove(m.path + "/email.bin");
-    // Names that sort otherwise with their endings than without.
-    std::filesystem::create_directories(m.path + "/email-2");
-    std::filesystem::copy(m.path + "/email.safetensors", m.path + "/email-2/model.safetensors");
-    std::filesystem::create_directories(m.path + "/email");
-    std::filesystem::copy(m.path + "/email.safetensors", m.path + "/email/model.safetensors");
-    CHECK(code(m.path, {}) == error_code::invalid_argument);
-    std::filesystem::remove_all(m.path + "/email");
     CHECK(quantizer.batch_quantize_models(m.path, m.path).error().code == error_code::invalid_argument);
     CHECK_FALSE(std::filesystem::exists(m.temp / "out"));
     bitmill::work_options work;

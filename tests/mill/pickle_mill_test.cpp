@@ -26,7 +26,7 @@ bitmill::mill_options to(bitmill::scheme_type type) {
 
 std::string halves(std::size_t count) {
     std::string out;
-    for (std::size_t i = 0; i < count; ++i)
+    for (std::size_t i = count; i != 0; --i)
         out += le(bitmill::f16_from_f32(0.25f * static_cast<float>(i)), 2);
     return out;
 }

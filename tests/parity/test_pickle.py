@@ -247,21 +247,22 @@ def test_pruning_and_bit_depth_32(bitmill, tmp_path):
 
 def test_what_cannot_gain_is_copied_and_the_report_says_why(bitmill, tmp_path):
     source, out = tmp_path / "m.pkl", tmp_path / "o.pkl"
-    write({"coef_": np.arange(5.0), "classes_": np.arange(100.0), "big": np.array([1e300] * 50), "n": np.arange(99)}, source, 4)
+    write({"coef_": np.arange(5.0), "classes_": np.arange(100.0)[::-1], "big": np.array([1e300] * 50), "n": np.arange(99)}, source, 4)
     done = bitmill("quantize", source, "-o", out, "--to", "int8", "--json")
     assert out.read_bytes() == source.read_bytes() and "copied as it is" in done.err
     assert {t["name"]: t["reason"] for t in done.json()["tensors"]} == {
         "coef_": "too small to gain",
-        "classes_": "class labels",
+        "classes_": "labels and limits are looked up by value",
         "big": "holds numbers beyond float32",
         "n": "not a float array",
     }
     again = bitmill("quantize", source, "-o", out, "--to", "int8", "--json").json()
     assert again["already_milled"]
     write(np.array([1.0] * 99 + [np.nan]), source, 4)
-    assert "element 99 is NaN" in bitmill("quantize", source, "-o", out, "--to", "fp16", "--force", code=3).err
-    bitmill("quantize", source, "-o", out, "--to", "fp16", "--force", "--nan", "keep")
+    done = bitmill("quantize", source, "-o", out, "--to", "fp16", "--force", "--json").json()
+    assert "element 99 is NaN" in done["tensors"][0]["reason"]
     assert out.read_bytes() == source.read_bytes()
+    assert "element 99 is NaN" in bitmill("quantize", source, "-o", out, "--to", "fp16", "--force", "--strict", code=3).err
 
 
 def test_small_and_wide_numbers_take_more_bits_or_stay(bitmill, tmp_path):
@@ -430,7 +431,7 @@ def test_what_pickles_do_not_take(bitmill, tmp_path):
         (("dequantize", source, "-o", out), "pickle.load"),
         (("convert", source, "-o", out, "--format", "gptq"), "pickled model"),
         (("verify", source, source), "no manifest.json"),
-        (("quantize", source, "-o", source, "--to", "int8"), "exists already"),
+        (("quantize", source, "-o", source, "--to", "int8"), "is the model that is read"),
     ):
         done = bitmill(*command, code=None)
         assert done.code in (2, 3, 4) and words in done.err, (command, done)

@@ -19,7 +19,7 @@ inline std::string doubles(const std::vector<double>& values) {
 // 0, 0.25, 0.5 ...: exact as fp16 up to 1024 of them.
 inline std::string quarters(std::size_t count) {
     std::vector<double> values;
-    for (std::size_t i = 0; i < count; ++i) values.push_back(0.25 * static_cast<double>(i));
+    for (std::size_t i = count; i != 0; --i) values.push_back(0.25 * static_cast<double>(i));
     return doubles(values);
 }
 

@@ -123,8 +123,8 @@ BITMILL_INLINE result<checkpoint> checkpoint::open(const std::string& path) {
             error_code::unsupported,
             path.ends_with(".index.json")
                 ? "is only the index of a model; give the folder that holds it"
-                : "is neither a folder nor a .safetensors, .bin, .pt, .pth or .gguf file, "
-                  "which is all this version reads",
+                : "is neither a folder nor a .safetensors, .bin, .pt, .pth, .gguf, .pkl, .pickle or .joblib "
+                  "file, which is all this version reads",
             path);
     auto opened = input_file::open(path);
     if (!opened) return opened.error();

@@ -29,7 +29,9 @@ inline result<manifest> read_manifest(const std::string& folder) {
     if (!there) return there.error();
     if (!*there)
         return error{.code = error_code::io,
-                     .message = "there is no manifest.json: this is not a folder that bitmill wrote",
+                     .message =
+                         "there is no manifest.json: this is not a folder that bitmill wrote (a .gguf or "
+                         "pickle by itself has none)",
                      .file = folder};
     auto file = input_file::open_beneath(folder, manifest_name);
     if (!file) return file.error();

@@ -62,12 +62,19 @@ inline result<std::vector<batch_entry>> choose_models(const std::string& folder,
     const auto refuse = [&](std::string message) {
         return error{.code = error_code::invalid_argument, .message = std::move(message), .file = folder};
     };
-    std::string known;
-    for (std::size_t i = 0; i < found->size(); ++i) {
-        known += (i == 0 ? "" : ", ") + (*found)[i].name;
-        if (i > 0 && (*found)[i - 1].name == (*found)[i].name)
-            return refuse("holds two models that would both be called " + (*found)[i].name + "; rename one");
+    // Of models that differ in their endings alone each takes its whole name.
+    for (std::size_t i = 0; i + 1 < found->size(); ++i) {
+        batch_entry &one = (*found)[i], &other = (*found)[i + 1];
+        if (one.name != other.name) continue;
+        const auto whole = [](batch_entry& entry) {
+            entry.name = entry.output = std::filesystem::path(entry.path).filename().string();
+        };
+        for (std::size_t k = i + 1; k < found->size() && (*found)[k].name == one.name; ++k)
+            whole((*found)[k]);
+        whole(one);
     }
+    std::string known;
+    for (const auto& one : *found) known += (known.empty() ? "" : ", ") + one.name;
     if (found->empty())
         return refuse(
             "holds no models: no folder with weights, no .safetensors, .bin, .pt, .pth, .gguf, .pkl, "
@@ -94,9 +101,14 @@ inline result<void> make_output_parent(const std::string& folder, const work_opt
     return {};
 }
 
-// Eight bits in a .gguf are Q8_0, whose blocks have scales of their own.
+// Eight bits in a .gguf are Q8_0, whose blocks have scales of their own. A threshold for the weights of networks would
+// take what scikit-learn divides by, or all of a model whose features are large.
 inline mill_options options_for(const std::string& model, mill_options options) {
     if (is_gguf_name(model)) options.granularity.reset();
+    if (is_pickle_path(model)) {
+        options.weight_threshold = 0;
+        options.prune_relative = options.target_sparsity = 0;
+    }
     return options;
 }
 

@@ -135,10 +135,11 @@ private:
             return put(codes);
         };
         pickle_item& item = items_[*edit.codes];
-        auto done = item.prune_only ? planner_.prune_array(*edit.codes, item, use)
-                                    : planner_.encode_array(
-                                          *edit.codes, item,
-                                          planner_.threshold_of(model_.arrays()[*edit.codes]), false, use);
+        auto done = item.prune_only
+                        ? planner_.prune_array(*edit.codes, item, use)
+                        : planner_.encode_array(*edit.codes, item,
+                                                planner_.threshold_of(model_.arrays()[*edit.codes], item),
+                                                false, use);
         if (done && out_at_ != end)
             return make_error(error_code::bad_input,
                               "the file changed while it was read; do not change it meanwhile",
@@ -260,6 +261,11 @@ inline bool is_pickle_path(const std::string& path) {
 inline result<mill_report> quantize_pickle(const std::string& path, const std::string& out,
                                            const mill_options& options) {
     const stopwatch clock;
+    std::error_code none;
+    if (std::filesystem::equivalent(path, out, none))
+        return error{.code = error_code::invalid_argument,
+                     .message = "is the model that is read; choose another output",
+                     .file = out};
     auto file = input_file::open(path);
     if (!file) return file.error();
     const auto model = pickle_model::open(std::move(*file));

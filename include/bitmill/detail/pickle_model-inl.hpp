@@ -101,7 +101,8 @@ BITMILL_INLINE result<void> pickle_scanner::follow_value(unsigned op) {
         case 'J': return push_integer(4, true);
         case 'K': return push_integer(1, false);
         case 'M': return push_integer(2, false);
-        case 0x8a: return push_long();
+        case 0x8a: return push_long(1);
+        case 0x8b: return push_long(4);
         case 'G': {
             if (auto skipped = skip(8); !skipped) return skipped;
             return push(kind::opaque);
@@ -153,8 +154,8 @@ BITMILL_INLINE result<void> pickle_scanner::push_integer(unsigned width, bool is
     return push(value(kind::integer, *read));
 }
 
-BITMILL_INLINE result<void> pickle_scanner::push_long() {
-    const auto width = number(1);
+BITMILL_INLINE result<void> pickle_scanner::push_long(unsigned count_bytes) {
+    const auto width = number(count_bytes);
     if (!width) return width.error();
     if (*width > 8) {
         if (auto skipped = skip(*width); !skipped) return skipped;
@@ -192,9 +193,10 @@ BITMILL_INLINE result<void> pickle_scanner::push_name(const std::string& module,
     const auto what = pickle_name_of(module, name);
     const std::string whole = module + "." + name;
     if (!what)
-        return unsupported("the pickle names " + whole +
-                           ", which is neither of numpy, scipy.sparse and scikit-learn nor a plain type of "
-                           "Python: refused, nothing was run; save the model without it");
+        return unsupported(
+            "the pickle names " + whole +
+            ", which is not among the classes of numpy, scipy.sparse, scikit-learn and Python that models "
+            "are made of: refused, nothing was run; save the model without it");
     const auto known = name_index_.find(whole);
     if (known != name_index_.end()) return push(value(kind::name, known->second), begin);
     if (auto paid = spend(2 * whole.size() + 256); !paid) return paid;
@@ -227,8 +229,11 @@ BITMILL_INLINE result<void> pickle_scanner::make_tuple(std::size_t count, std::u
         const auto created = new_node();
         if (!created) return created.error();
         made = value(kind::node, *created);
-        for (std::size_t i = 0; i < count; ++i)
-            adopt(stack_[stack_.size() - count + i].what, *created, key_is_index | i);
+        for (std::size_t i = 0; i < count; ++i) {
+            const value one = stack_[stack_.size() - count + i].what;
+            set_flags(made, flags_in(one));
+            adopt(one, *created, key_is_index | i);
+        }
     } else {
         if (auto paid = spend(count * (sizeof(value) + 1)); !paid) return paid;
         made = value(kind::tuple, std::uint64_t{tuples_.size()} << 8 | count);
@@ -245,7 +250,8 @@ BITMILL_INLINE result<void> pickle_scanner::append(std::size_t count, bool marke
     const std::size_t needed = count + (marked ? 2 : 1);
     if (!has(count) || stack_.size() < needed) return empty_stack();
     const value target = stack_[stack_.size() - needed].what;
-    if (!target.is(kind::node)) return fail("the pickle appends to what is no list; the file is damaged");
+    if (!target.is(kind::node) || (flags_[target.index()] & is_list) == 0)
+        return fail("the pickle appends to what is no list; the file is damaged or hostile");
     for (std::size_t i = 0; i < count; ++i) {
         adopt(top(count - 1 - i).what, target.number(), key_is_index | nodes_[target.index()].count);
         if (nodes_[target.index()].count != UINT32_MAX) ++nodes_[target.index()].count;
@@ -259,8 +265,8 @@ BITMILL_INLINE result<void> pickle_scanner::set_items(std::size_t count, bool ma
     if (!has(count) || stack_.size() < needed) return empty_stack();
     if (count % 2 != 0) return fail("the pickle sets a key without a value; the file is damaged");
     const value target = stack_[stack_.size() - needed].what;
-    if (!target.is(kind::node))
-        return fail("the pickle sets an item of what is no dict; the file is damaged");
+    if (!target.is(kind::node) || (flags_[target.index()] & has_state) != 0)
+        return fail("the pickle sets an item of what is no dict; the file is damaged or hostile");
     const bool of_wrapper =
         stack_.size() > needed && stack_[stack_.size() - needed - 1].what.is(kind::wrapper);
     for (std::size_t i = 0; i < count; i += 2) {
@@ -279,25 +285,54 @@ BITMILL_INLINE result<void> pickle_scanner::set_items(std::size_t count, bool ma
 
 // ---- calls
 
-BITMILL_INLINE result<void> pickle_scanner::call(bool by_class, std::size_t arguments) {
-    if (!has(arguments + 1)) return empty_stack();
-    const slot function = top(arguments);
-    if (!function.what.is(kind::name)) return fail("the pickle calls what is no name; the file is damaged");
-    const auto& entry = names_[function.what.index()];
-    if (entry.what == pickle_name::passive)
-        return unsupported("the pickle calls " + entry.text +
+// What a tuple that holds this one holds.
+BITMILL_INLINE unsigned pickle_scanner::flags_in(value v) const {
+    if (!v.is(kind::node)) return 0;
+    const unsigned own = flags_[v.index()];
+    unsigned out = own & (holds_list | holds_object);
+    if ((own & is_list) != 0) out |= holds_list;
+    if ((own & is_object) != 0) out |= holds_object;
+    return out;
+}
+
+BITMILL_INLINE result<void> pickle_scanner::check_call(const name_entry& function, std::size_t arguments) {
+    if (function.what == pickle_name::passive)
+        return unsupported("the pickle calls " + function.text +
                            ", which no model needs in order to load: refused, nothing was run");
+    // numpy asks what it is given, and what lies in a list of it, how to become an array.
+    const bool looks_deep = function.text.starts_with("numpy.") && function.what == pickle_name::callable;
     for (std::size_t i = 0; i < arguments; ++i) {
         const value given = top(i).what;
         if (!given.is(kind::tuple) && !given.is(kind::node) && !given.is(kind::arguments) &&
             !given.is(kind::state))
             return fail("the pickle calls a function with what is no tuple; the file is damaged");
+        const unsigned held = flags_in(given);
+        const bool keywords = i == 0 && arguments == 2;  // of NEWOBJ_EX, a dict
+        if ((held & holds_object) != 0 || (looks_deep && !keywords && (held & holds_list) != 0))
+            return unsupported(
+                "the pickle calls " + function.text +
+                " with an object, which no model needs in order to load: refused, nothing was run");
     }
+    return {};
+}
+
+BITMILL_INLINE result<void> pickle_scanner::call(bool by_class, std::size_t arguments) {
+    if (!has(arguments + 1)) return empty_stack();
+    const slot function = top(arguments);
+    if (!function.what.is(kind::name)) return fail("the pickle calls what is no name; the file is damaged");
+    const auto& entry = names_[function.what.index()];
+    if (auto sound = check_call(entry, arguments); !sound) return sound;
     const bool understood = arguments == 1 && by_class == (entry.what == pickle_name::joblib_array);
     auto made = called(understood ? entry.what : pickle_name::callable, top().what, function.begin);
     if (!made) return made.error();
-    if (made->is(kind::node))
+    if (made->is(kind::node)) {
         for (std::size_t i = 0; i < arguments; ++i) adopt(top(i).what, made->number(), 0);
+        // numpy's own objects keep no attributes.
+        if (entry.text == "collections.deque")
+            set_flags(*made, is_list | is_object);
+        else if (!entry.text.starts_with("numpy.") && !entry.text.starts_with("datetime."))
+            set_flags(*made, is_object);
+    }
     drop(arguments + 1);
     if (auto pushed = push(*made, function.begin); !pushed) return pushed;
     // The array's instructions end here, which only now is known to fit.
@@ -307,7 +342,10 @@ BITMILL_INLINE result<void> pickle_scanner::call(bool by_class, std::size_t argu
 
 BITMILL_INLINE result<pickle_scanner::value> pickle_scanner::called(pickle_name function, value arguments,
                                                                     std::uint64_t begin) {
-    if (function == pickle_name::dtype && arguments.is(kind::tuple)) return made_dtype(arguments);
+    if (function == pickle_name::dtype && arguments.is(kind::tuple)) {
+        const auto type = made_dtype(arguments);
+        if (!type || !type->is(kind::opaque)) return type;
+    }
     if (function == pickle_name::encode && arguments.is(kind::tuple)) return encoded(arguments);
     const auto made = new_node();
     if (!made) return made.error();
@@ -353,8 +391,12 @@ BITMILL_INLINE result<void> pickle_scanner::build() {
         }
         return {};
     }
-    if (!object.what.is(kind::node))
-        return fail("the pickle sets the state of what has none; the file is damaged");
+    if (!object.what.is(kind::node) || (flags_[object.what.index()] & has_state) != 0)
+        return fail("the pickle sets the state of what has none, or twice; the file is damaged or hostile");
+    // Its class may take the state apart by calls of the state's own.
+    if (state.is(kind::node) && (flags_[state.index()] & is_object) != 0)
+        return fail("the pickle gives an object as the state of another; the file is damaged or hostile");
+    set_flags(object.what, has_state, is_list);
     adopt(state, object.what.number(), 0);
     return {};
 }

@@ -75,6 +75,15 @@ private:
         std::uint32_t count = 0;   // items so far; of an array: the array's number + 1
         std::uint64_t key = 0;     // in the parent; of an array without a parent: its place in the memo
     };
+    // What an object does when it is called, appended to or given its state may lie in the state that it already has:
+    // pickle.load looks for `append` and `__setstate__` in the object first, and so do constructors for `keys`.
+    enum node_flags : std::uint8_t {
+        is_list = 1,        // list, dict or set of the pickle itself, or a deque: what can be appended to
+        is_object = 2,      // made by a call, of a class that keeps attributes
+        has_state = 4,      // is given no other
+        holds_list = 8,     // a tuple with one in it, however deep
+        holds_object = 16,  // the same
+    };
     static constexpr std::uint64_t key_is_text = std::uint64_t{1} << 63;
     static constexpr std::uint64_t key_is_index = std::uint64_t{1} << 62;
     static constexpr std::uint64_t key_is_memo = std::uint64_t{1} << 61;
@@ -207,9 +216,10 @@ private:
         return v.is(kind::node) || v.is(kind::array) || v.is(kind::wrapper);
     }
     result<std::uint64_t> new_node() {
-        if (auto paid = spend(sizeof(node) + 1); !paid) return paid.error();
+        if (auto paid = spend(sizeof(node) + 2); !paid) return paid.error();
         if (nodes_.size() == UINT32_MAX - 1) return unsupported("the pickle holds over 4 billion objects");
         nodes_.emplace_back();
+        flags_.push_back(0);
         return nodes_.size() - 1;
     }
     void adopt(value child, std::uint64_t parent, std::uint64_t key) {
@@ -277,7 +287,7 @@ private:
     result<void> check_frame();
     result<void> new_frame();
     result<void> push_integer(unsigned width, bool is_signed);
-    result<void> push_long();
+    result<void> push_long(unsigned count_bytes);
     result<void> push_text(unsigned width);
     result<void> push_blob(unsigned width, pickle_array::storage stored);
     result<void> push_name(const std::string& module, const std::string& name, std::uint64_t begin);
@@ -285,6 +295,7 @@ private:
     result<void> push_container() {
         const auto made = new_node();
         if (!made) return made.error();
+        flags_.back() = is_list;
         return push(value(kind::node, *made));
     }
     result<void> make_tuple(std::size_t count, std::uint64_t begin);
@@ -292,6 +303,11 @@ private:
     result<void> append(std::size_t count, bool marked);
     result<void> set_items(std::size_t count, bool marked);
     result<void> note_wrapper_item(const slot& key, const slot& item, std::uint64_t end);
+    [[nodiscard]] unsigned flags_in(value v) const;
+    void set_flags(value v, unsigned set, unsigned cleared = 0) {
+        flags_[v.index()] = static_cast<std::uint8_t>((flags_[v.index()] & ~cleared) | set);
+    }
+    result<void> check_call(const name_entry& function, std::size_t arguments);
     result<void> call(bool by_class, std::size_t arguments);
     result<value> called(pickle_name function, value arguments, std::uint64_t begin);
     result<value> made_dtype(value arguments);
@@ -323,6 +339,7 @@ private:
     std::deque<value> memo_;
     std::deque<value> tuples_;
     std::deque<node> nodes_;
+    std::deque<std::uint8_t> flags_;  // of each node
     std::deque<blob> blobs_;
     std::deque<type_of_array> types_;
     std::deque<name_entry> names_;
