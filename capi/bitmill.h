@@ -403,7 +403,7 @@ typedef struct bitmill_batch_options {
     const char* const* models; /* only the models of these names; none: all */
     uint64_t models_count;
     int32_t bit_depth;      /* 8: int8, one scale a tensor; 16: fp16; 32: copy and prune only; 0: 8 */
-    float weight_threshold; /* weights below it in magnitude become 0; 0: off */
+    float weight_threshold; /* weights below it in magnitude become 0, but of pickled models; 0: off */
     int32_t one_range;      /* one range for each whole model instead of every tensor's own */
     int32_t force;
     int32_t dry_run;

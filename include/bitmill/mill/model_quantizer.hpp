@@ -41,8 +41,9 @@ struct batch_report {
     [[nodiscard]] std::string json(int indent = 2) const;
 };
 
-// bit_depth 8: int8, one scale a tensor (Q8_0 in a .gguf); 16: fp16; 32: copied and pruned. Weights below weight_threshold in magnitude
-// become 0. use_dynamic_quantization: a scale from each tensor's own range; false: one range for the whole model.
+// bit_depth 8: int8, one scale a tensor (Q8_0 in a .gguf); 16: fp16; 32: copied and pruned. Weights below
+// weight_threshold in magnitude become 0, but those of pickled models, where it is `quantize` that prunes.
+// use_dynamic_quantization: a scale from each tensor's own range; false: one range for the whole model.
 // Immutable; calls are safe from many threads.
 class model_quantizer {
 public:
