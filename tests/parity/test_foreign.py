@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import load_model, read_tensors
+from conftest import load_model, read_tensors, tree_hashes
 from test_torch import tiny_model
 
 
@@ -226,3 +226,62 @@ def test_what_does_not_go_over_is_refused(bitmill, tmp_path):
     assert not (tmp_path / "out").exists()
     usage = bitmill("convert", tmp_path / "model", "-o", tmp_path / "out", "--format", "onnx", code=2)
     assert "there is no container 'onnx'" in usage.err
+
+
+def test_an_older_gptq_folder_is_read_by_its_own_file(bitmill, tmp_path):
+    parts, config = FOLDERS["gptq-4"]()
+    meant = save_parts(tmp_path / "model", parts, config)
+    save_parts(tmp_path / "newer", parts, config)
+    plain = json.loads((tmp_path / "model/config.json").read_text())
+    del plain["quantization_config"]
+    (tmp_path / "model/config.json").write_text(json.dumps(plain))
+    older = {"bits": 4, "group_size": 32, "desc_act": False, "sym": False, "model_file_base_name": "model"}
+    (tmp_path / "model/quantize_config.json").write_text(json.dumps(older))
+    check_source(bitmill, tmp_path / "model", meant, tmp_path, "float16")
+    bitmill("quantize", tmp_path / "newer", "-o", tmp_path / "newer-int8", "--to", "int8")
+    newer, older_int8 = (tree_hashes(tmp_path / name)["model.safetensors"] for name in ("newer-int8", "int8"))
+    assert newer == older_int8
+    (tmp_path / "model/quantize_config.json").write_text(json.dumps({**older, "checkpoint_format": "marlin"}))
+    refused = bitmill("inspect", tmp_path / "model", code=2)
+    assert "marlin" in refused.err and "quantize_config.json" in refused.err
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_codes_of_which_nothing_speaks_are_refused(name, bitmill, tmp_path):
+    parts, config = FOLDERS[name]()
+    save_parts(tmp_path / "model", parts, config)
+    plain = json.loads((tmp_path / "model/config.json").read_text())
+    del plain["quantization_config"]
+    for config in (plain, {**plain, "quantization_config": None}):
+        (tmp_path / "model/config.json").write_text(json.dumps(config))
+        for command in (["dequantize"], ["quantize", "--to", "bf16"], ["quantize", "--to", "int8"]):
+            refused = bitmill(*command, tmp_path / "model", "-o", tmp_path / "out", code=3)
+            assert "model.safetensors" in refused.err and "model.layers.0" in refused.err
+            assert "quantization_config" in refused.err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int8", "uint8", "bool", "float8_e4m3fn"])
+@pytest.mark.parametrize("options", ["int8", "int8 --activation dynamic-int8", "int8 --format bitmill", "nf4"])
+def test_integers_called_weight_stay_what_they_are(dtype, options, bitmill, tmp_path):
+    rows = torch.arange(64 * 32).reshape(64, 32) % 100
+    tensors = {"a.weight": torch.randn(64, 256), "b.weight": rows.to(getattr(torch, dtype))}
+    save_file(tensors, tmp_path / "model.safetensors")
+    bitmill("quantize", tmp_path / "model.safetensors", "-o", tmp_path / "out", "--to", *options.split())
+    for command in (["inspect"], ["validate"]):
+        bitmill(*command, tmp_path / "out")
+    bitmill("verify", tmp_path / "model.safetensors", tmp_path / "out")
+    bitmill("dequantize", tmp_path / "out", "-o", tmp_path / "plain")
+    kept = read_tensors(tmp_path / "plain")
+    assert kept.keys() == tensors.keys() and kept["b.weight"].dtype == tensors["b.weight"].dtype
+    assert torch.equal(kept["b.weight"].float(), tensors["b.weight"].float())
+
+
+def test_codes_without_their_scales_are_no_integers(bitmill, tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    out = tmp_path / "out"
+    bitmill("quantize", tmp_path / "model", "-o", out, "--to", "int8", "--activation", "dynamic-int8")
+    tensors = load_file(out / "model.safetensors")
+    left = {name: t for name, t in tensors.items() if not name.endswith("q_proj.weight_scale")}
+    save_file(left, out / "model.safetensors")
+    refused = bitmill("dequantize", out, "-o", tmp_path / "plain", code=3)
+    assert "other tensors are missing" in refused.err and "q_proj.weight" in refused.err

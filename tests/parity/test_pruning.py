@@ -106,6 +106,23 @@ def test_what_the_command_says_of_zeros(bitmill, tmp_path):
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_matrices_that_stay_unpruned_are_named(rule, bitmill, tmp_path):
+    square = np.ones((64, 64))
+    doubles = {"a.weight": square, "b.weight": square.astype("float32"), "c.bias": square}
+    save_file(doubles, tmp_path / "doubles.safetensors")
+    for source, to, named in [
+        (tmp_path / "doubles.safetensors", "fp32", "1, first a.weight"),
+        (write_tiny(tmp_path / "tiny"), "int8", "2, first lm_head.weight"),
+        (tmp_path / "tiny", "fp32", None),
+    ]:
+        args = ["quantize", source, "-o", tmp_path / "out", "--to", to, "--force", "--json"]
+        warnings = bitmill(*args, f"--{rule}", RULES[rule]).json()["warnings"]
+        told = [line for line in warnings if "not pruned" in line]
+        assert len(told) == (named is not None) and (named is None or named in told[0])
+        assert not any("not pruned" in line for line in bitmill(*args).json()["warnings"])
+
+
 def test_a_batch_with_a_share_of_zeros(bitmill, tmp_path):
     write_tiny(tmp_path / "models" / "one")
     told = bitmill("batch", tmp_path / "models", "--bit-depth", "32", "--target-sparsity", "0.25", "--json").json()

@@ -68,6 +68,19 @@ def test_a_bin_folder_gives_the_model_that_a_safetensors_folder_gives(kind, shar
         assert tree_hashes(tmp_path / "bin-out")["model.safetensors"] == tree_hashes(tmp_path / "st-out")["model.safetensors"]
 
 
+def test_tied_weights_that_nothing_ties_again_are_named(bitmill, tmp_path):
+    table = torch.randn(300, 64)
+    state = {"embed_tokens.weight": table, "lm_head.weight": table, "b.weight": torch.randn(64, 64)}
+    torch.save(state, tmp_path / "m.bin")
+    lone = bitmill("quantize", tmp_path / "m.bin", "-o", tmp_path / "lone", "--to", "int8", "--json").json()
+    (told,) = lone["warnings"]
+    for part in ("lm_head.weight", "embed_tokens.weight", "config.json", "tie_word_embeddings"):
+        assert part in told
+    (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": True}))
+    tied = bitmill("quantize", tmp_path / "m.bin", "-o", tmp_path / "tied", "--to", "int8", "--json").json()
+    assert not tied["warnings"] and tied["bytes"] < lone["bytes"]
+
+
 def random_state(dice):
     dtypes = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16,
               torch.int32, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint16]  # fmt: skip

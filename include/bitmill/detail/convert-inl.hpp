@@ -422,7 +422,9 @@ private:
 
 // W8A8 and the like: their integers would go over, what they say of activations would not.
 inline bool codes_activations(const checkpoint& model) {
-    const auto [config, method] = quantization_of(model);
+    const auto said = quantization_of(model);
+    if (!said) return false;
+    const json& config = said->config;
     const auto groups = config.is_object() ? config.find("config_groups") : config.end();
     if (!config.is_object() || groups == config.end() || !groups->is_object()) return false;
     return std::any_of(groups->begin(), groups->end(), [](const json& group) {

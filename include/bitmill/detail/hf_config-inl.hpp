@@ -15,25 +15,6 @@ namespace detail {
 
 inline std::string module_of(const planned_tensor& t) { return t.name.substr(0, t.name.rfind('.')); }
 
-// AutoModel on a ForX checkpoint drops the first part of every name, and ForX on a bare one adds it.
-inline std::string without_base_prefix(const std::string& module) {
-    static constexpr std::array<std::string_view, 9> prefixes{
-        "model", "bert", "roberta", "distilbert", "transformer", "electra", "deberta", "mpnet", "albert"};
-    const auto dot = module.find('.');
-    if (dot == std::string::npos || !one_of(std::string_view(module).substr(0, dot), prefixes)) return module;
-    return module.substr(dot + 1);
-}
-
-// compressed-tensors tries "re:" patterns from the start of a module's name.
-inline std::string module_pattern(const std::string& module) {
-    std::string escaped = "re:(.*\\.)?";
-    for (const char c : without_base_prefix(module)) {
-        if (std::string_view(".+*?()[]{}|^$\\").find(c) != std::string_view::npos) escaped.push_back('\\');
-        escaped.push_back(c);
-    }
-    return escaped + "$";
-}
-
 // Linears that are tied to an embedding, so that no file holds them, but that the model class has: readers must
 // be told to leave them alone.
 inline std::vector<std::string> absent_heads(const mill_plan& plan) {
@@ -104,7 +85,10 @@ inline ordered_json compressed_tensors_config(const mill_plan& plan) {
     for (const auto& t : plan.tensors) {
         if (t.effective && facts(t.effective->type).integer)
             groups[weights_scheme(*t.effective).dump()].push_back(&t);
-        if (is_kept_linear(t))
+        // Readers of int-quantized would take it for codes that have lost their scales.
+        const bool like_codes = activations && t.shape.size() == 2 && t.name.ends_with(".weight") &&
+                                (t.source_dtype == dtype::i8 || t.source_dtype == dtype::f8_e4m3);
+        if (is_kept_linear(t) || like_codes)
             ignore.push_back(t.role == tensor_role::head ? module_of(t) : module_pattern(module_of(t)));
     }
     for (const auto& head : absent_heads(plan)) ignore.push_back(head);

@@ -29,8 +29,23 @@ inline int shards_in_name(std::string_view name) {
     return count;
 }
 
-inline std::vector<std::string> find_warnings(const checkpoint& model, const mill_plan& plan) {
+// What is kept is copied, its small weights, too.
+inline void warn_of_unpruned(const mill_plan& plan, std::vector<std::string>& warnings) {
+    std::size_t count = 0;
+    std::string first;
+    for (const auto& t : plan.tensors) {
+        if (t.effective || !t.tied_to.empty() || t.elements == 0 || !is_prunable(t)) continue;
+        if (count++ == 0) first = t.name + (t.reason.empty() ? "" : " (" + t.reason + ")");
+    }
+    if (count != 0)
+        warnings.push_back("matrices not pruned, since they are kept as they are: " + std::to_string(count) +
+                           ", first " + first);
+}
+
+inline std::vector<std::string> find_warnings(const checkpoint& model, const mill_plan& plan,
+                                              const mill_options& options) {
     std::vector<std::string> warnings = plan.warnings;
+    if (asks_to_prune(options)) warn_of_unpruned(plan, warnings);
     if (const int count = model.sharded() ? 0 : shards_in_name(model.shard_name(0)); count > 1)
         warnings.push_back(model.shard_name(0) + " is one of " + std::to_string(count) +
                            " files of a model: what lies in the others is not in the output; give the folder "
@@ -81,7 +96,7 @@ inline mill_report start_report(const checkpoint& model, const mill_plan& plan, 
     report.method = !has_method ? "" : plan.method == method::mse ? "mse" : "absmax";
     report.pruning = pruning_text(options);
     report.source_bytes = source_file_bytes(model);
-    report.warnings = find_warnings(model, plan);
+    report.warnings = find_warnings(model, plan, options);
     for (std::size_t i = 0; i < plan.tensors.size(); ++i) {
         const planned_tensor& t = plan.tensors[i];
         tensor_report row;

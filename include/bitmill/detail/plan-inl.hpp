@@ -4,6 +4,7 @@
 #include <array>
 
 #include <bitmill/detail/json_document-inl.hpp>
+#include <bitmill/detail/model_facts-inl.hpp>
 #include <bitmill/detail/plan_gguf-inl.hpp>
 #include <bitmill/detail/plan_options-inl.hpp>
 #include <bitmill/detail/ties-inl.hpp>
@@ -15,11 +16,6 @@ namespace detail {
 inline std::string_view last_part(std::string_view path) {
     const auto dot = path.rfind('.');
     return dot == std::string_view::npos ? path : path.substr(dot + 1);
-}
-
-template <std::size_t N>
-inline bool one_of(std::string_view text, const std::array<std::string_view, N>& names) {
-    return std::find(names.begin(), names.end(), text) != names.end();
 }
 
 // module is `name` or ends in ".name".
@@ -111,6 +107,10 @@ inline bool fit_block(scheme& s, std::uint64_t cols) {
 // A reader of packed codes sees their width from the length of a row, which is filled to whole words.
 inline constexpr std::uint64_t least_cols = 16;
 
+inline bool is_prunable(const planned_tensor& t) {
+    return t.shape.size() >= 2 && !t.name.ends_with("bias") && facts(t.source_dtype).weight;
+}
+
 class planner {
 public:
     planner(const mill_options& options, mill_plan& plan) : options_(options), plan_(plan) {}
@@ -171,7 +171,7 @@ public:
             t.reason = "empty";
         }
         t.requested = t.effective = wish;
-        t.prunes = wish && asks_to_prune(options_) && t.shape.size() >= 2 && !t.name.ends_with("bias");
+        t.prunes = wish && asks_to_prune(options_) && is_prunable(t);
         auto done = !wish ? result<void>{} : gguf ? settle_gguf(t) : settle(t);
         // What GGUF holds in blocks it goes on holding so.
         if (gguf && !t.effective && !t.requested) t.coded.reset();

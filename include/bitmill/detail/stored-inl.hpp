@@ -1,6 +1,8 @@
 #pragma once
 
 #include <bitmill/detail/guard-inl.hpp>
+#include <bitmill/detail/json_stream-inl.hpp>
+#include <bitmill/detail/list_folder-inl.hpp>
 #include <bitmill/detail/stored_bitsandbytes-inl.hpp>
 #include <bitmill/detail/stored_gptq-inl.hpp>
 #include <bitmill/detail/stored_integers-inl.hpp>
@@ -11,15 +13,80 @@
 namespace bitmill {
 namespace detail {
 
-// config.json's quantization_config and its quant_method; null and "" of a plain model.
-inline std::pair<json, std::string> quantization_of(const checkpoint& model) {
-    if (model.config_text().empty()) return {};
-    const auto config = json::parse(model.config_text());
-    const auto found = config.find("quantization_config");
-    if (found == config.end() || found->is_null()) return {};
-    const auto method = found->is_object() ? found->find("quant_method") : found->end();
-    const bool named = found->is_object() && method != found->end() && method->is_string();
-    return {*found, named ? method->get<std::string>() : "unknown"};
+// What a folder says of how its model is quantized: nothing and "" of a plain one.
+struct quantization {
+    json config;
+    std::string method;
+    std::string path;  // of the file that says it
+};
+
+// The first tensor that can only be codes, since what they are decoded with stands beside it.
+inline std::optional<checkpoint::location> find_codes(const checkpoint& model) {
+    static constexpr std::pair<std::string_view, std::string_view> table[] = {
+        {".qweight", ".qzeros"},
+        {".qweight", ".scales"},
+        {".weight_packed", ".weight_scale"},
+        {".weight", ".weight_scale"},
+        {".weight", ".weight_scale_inv"},
+        {".weight", ".SCB"},
+        {".weight", ".weight.absmax"},
+        {"._weight_qdata", "._weight_scale"},
+    };
+    for (std::size_t shard = 0; shard < model.shard_count(); ++shard)
+        for (std::size_t i = 0; i < model.shard(shard).size(); ++i) {
+            const tensor_info tensor = model.shard(shard)[i];
+            if (facts(tensor.type).weight) continue;
+            for (const auto& [codes, partner] : table) {
+                if (!tensor.name.ends_with(codes)) continue;
+                const std::string module(tensor.name.substr(0, tensor.name.size() - codes.size()));
+                if (model.find(module + std::string(partner))) return checkpoint::location{shard, i};
+            }
+        }
+    return std::nullopt;
+}
+
+// Older AutoGPTQ writes this file, and nothing into config.json. Null where it is not there.
+inline result<json> read_quantize_config(const checkpoint& model, const std::string& path) {
+    const auto there = is_there(path);
+    if (!there) return there.error();
+    if (!*there) return json();
+    const auto file = input_file::open_beneath(model.root(), "quantize_config.json");
+    if (!file) return file.error();
+    const auto text = read_text(*file, std::uint64_t{1} << 20);
+    if (!text) return text.error();
+    if (auto checked = check_json(*text, 64, false, path); !checked) return checked.error();
+    json config = json::parse(*text);
+    if (!config.contains("bits")) return json();
+    if (!config.contains("quant_method")) config["quant_method"] = "gptq";
+    return config;
+}
+
+// Errors: bad_input for codes of which nothing says how they are read.
+inline result<quantization> quantization_of(const checkpoint& model) {
+    const auto named = [](json config, std::string path) {
+        const auto method = config.is_object() ? config.find("quant_method") : config.end();
+        const bool is_named = config.is_object() && method != config.end() && method->is_string();
+        std::string name = is_named ? method->get<std::string>() : "unknown";
+        return quantization{std::move(config), std::move(name), std::move(path)};
+    };
+    if (!model.config_text().empty()) {
+        const auto config = json::parse(model.config_text());
+        const auto found = config.find("quantization_config");
+        if (found != config.end() && !found->is_null()) return named(*found, model.root() + "/config.json");
+    }
+    const auto codes = find_codes(model);
+    if (!codes) return quantization{};
+    const std::string path = model.root() + "/quantize_config.json";
+    auto older = read_quantize_config(model, path);
+    if (!older) return older.error();
+    if (!older->is_null()) return named(std::move(*older), path);
+    const auto& file = model.shard(codes->shard);
+    return error{.code = error_code::bad_input,
+                 .message =
+                     "holds the codes of a quantized weight, and nothing says how to read them: "
+                     "config.json beside it must have the quantization_config that they were made with",
+                 .file = file.file().path(),
+                 .tensor = std::string(file[codes->tensor].name)};
 }
 
 // A GGUF file says all of itself, whatever a config.json beside it says of other weights.
@@ -47,7 +114,10 @@ inline stored_model blocks_of(const gguf_file& file) {
 inline result<stored_model> find_stored(const checkpoint& model, std::optional<scheme_type> level) {
     if (const gguf_file* gguf = model.shard(0).gguf(); gguf != nullptr && !level) return blocks_of(*gguf);
     stored_collector found(model);
-    const auto [config, method] = quantization_of(model);
+    const auto said = quantization_of(model);
+    if (!said) return said.error();
+    const auto& [config, method, path] = *said;
+    found.config_path = path;
     found.out.quant_method = method;
     native_levels levels(found, level);
     const bool native = method == "bitmill";
@@ -70,10 +140,12 @@ inline result<stored_model> find_stored(const checkpoint& model, std::optional<s
         if (done = levels.open(config); done) done = read_with(integers);
     } else if (method == "fp8") {
         integers.read_blocks(config.value("weight_block_size", json()));
+        found.code_types = {dtype::f8_e4m3};
         done = read_with(integers);
     } else if (method == "gptq" || method == "awq" || method == "auto-round") {
         if (done = gptq.read_config(config); done) done = read_with(gptq);
     } else if (method == "bitsandbytes") {
+        blocks.read_config(config);
         done = read_with(blocks);
     } else if (method == "torchao") {
         done = read_with(torchao);
@@ -83,7 +155,7 @@ inline result<stored_model> find_stored(const checkpoint& model, std::optional<s
             .message = "quantization method '" + method +
                        "' is not read by this version; it reads compressed-tensors, bitsandbytes, gptq, awq, "
                        "auto-round, torchao, fp8 and bitmill",
-            .file = model.root() + "/config.json"};
+            .file = path};
     }
     if (!done) return done.error();
     done = found.each([&](const tensor_info& info, location at) { return found.read_plain(info, at); });

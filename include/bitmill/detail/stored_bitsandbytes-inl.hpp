@@ -14,13 +14,21 @@ public:
 
     explicit bitsandbytes_reader(stored_collector& found) : found_(found) {}
 
+    void read_config(const json& config) {
+        const auto eight = config.find("load_in_8bit");
+        found_.code_types = {dtype::u8};
+        if (eight != config.end() && *eight == true) found_.code_types.insert(dtype::i8);
+    }
+
     result<void> read(const tensor_info& tensor, location at) {
         const std::string name(tensor.name);
         if (tensor.type == dtype::u8 && found_.model.find(name + ".absmax"))
             return read_blocks(tensor, at, name);
         constexpr std::string_view tail = ".weight";
-        if (tensor.type == dtype::i8 && name.ends_with(tail))
-            return read_rows(tensor, at, name, name.substr(0, name.size() - tail.size()));
+        if (tensor.type != dtype::i8 || !name.ends_with(tail)) return {};
+        const std::string module = name.substr(0, name.size() - tail.size());
+        if (found_.code_types.contains(dtype::i8) || found_.model.find(module + ".SCB"))
+            return read_rows(tensor, at, name, module);
         return {};
     }
 

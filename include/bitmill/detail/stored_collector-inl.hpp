@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <map>
+#include <set>
 
 #include <bitmill/codec/codec.hpp>
 #include <bitmill/core/checked.hpp>
@@ -21,6 +22,10 @@ public:
 
     const checkpoint& model;
     stored_model out;
+    std::string config_path;  // the file that says how the model is quantized
+    // Dtypes of codes that lie under their weight's own name, and modules that are not coded whatever they hold.
+    std::set<dtype> code_types;
+    std::set<std::string> ignored;
 
     template <class Body>
     result<void> each(const Body& body) const {
@@ -136,7 +141,7 @@ public:
 
     // In a quantized model whatever is left over must be plain: codes that are passed on without their scales
     // would be other weights.
-    [[nodiscard]] static bool is_orphan(const tensor_info& tensor) {
+    [[nodiscard]] bool is_orphan(const tensor_info& tensor) const {
         const std::string_view name = tensor.name;
         for (const std::string_view tail : {".weight_packed",
                                             ".weight_scale",
@@ -159,8 +164,16 @@ public:
                                             "._weight_scale",
                                             "._weight_zero_point"})
             if (name.ends_with(tail)) return true;
-        return name.find(".quant_state.") != std::string_view::npos ||
-               (name.ends_with(".weight") && !facts(tensor.type).weight);
+        return name.find(".quant_state.") != std::string_view::npos || is_bare_code(tensor);
+    }
+
+    // bitsandbytes lays codes of 4 bits out as one column.
+    [[nodiscard]] bool is_bare_code(const tensor_info& tensor) const {
+        constexpr std::string_view tail = ".weight";
+        if (!tensor.name.ends_with(tail) || !code_types.contains(tensor.type)) return false;
+        if (tensor.shape.size() != 2 || (tensor.type == dtype::u8 && tensor.shape[1] != 1)) return false;
+        const std::string module(tensor.name.substr(0, tensor.name.size() - tail.size()));
+        return !ignored.contains(module) && !ignored.contains(module_pattern(module));
     }
 
     result<void> read_plain(const tensor_info& tensor, location at) {

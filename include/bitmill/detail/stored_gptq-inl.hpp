@@ -22,7 +22,7 @@ public:
                          .message = what +
                                     " is not read by this version; it reads GPTQ of 8, 4 and 2 bits "
                                     "and AWQ of 4 bits in the layout 'gemm'",
-                         .file = found_.model.root() + "/config.json"};
+                         .file = found_.config_path};
         };
         const std::string method = text("quant_method"), packing = text("packing_format");
         awq_ = method == "awq" || packing.ends_with("auto_awq");

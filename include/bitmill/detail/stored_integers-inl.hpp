@@ -29,6 +29,10 @@ public:
             const auto found = object.find(key);
             return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
         };
+        found_.code_types = {dtype::i8, dtype::f8_e4m3};
+        if (const auto ignore = config.find("ignore"); ignore != config.end() && ignore->is_array())
+            for (const auto& one : *ignore)
+                if (one.is_string()) found_.ignored.insert(one.get<std::string>());
         const auto groups = config.find("config_groups");
         if (groups == config.end() || !groups->is_object()) return {};
         std::vector<std::string> layouts{text(config, "format")};
@@ -51,6 +55,9 @@ public:
         for (const auto& layout : layouts)
             if (std::find(known.begin(), known.end(), layout) == known.end())
                 return refuse("format '" + layout + "'");
+        std::erase(layouts, "");
+        const auto packed = std::count(layouts.begin(), layouts.end(), "pack-quantized");
+        if (packed != 0 && static_cast<std::size_t>(packed) == layouts.size()) found_.code_types.clear();
         return {};
     }
     // "weight_block_size" of transformers' FP8.

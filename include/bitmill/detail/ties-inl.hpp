@@ -60,18 +60,21 @@ inline constexpr std::array<std::string_view, 43> tied_models{"albert",
                                                               "xlnet"};
 
 // Names of one tensor (torch.save keeps them apart and their bytes together). A reader that ties the output head to
-// the embedding itself needs the embedding alone, as save_pretrained writes it; any other name stays a tensor of
+// the embedding itself needs the embedding alone, as save_pretrained writes it; any other name becomes a tensor of
 // its own.
 inline void settle_ties(const checkpoint& model, mill_plan& plan) {
     std::map<std::tuple<std::size_t, std::uint64_t, std::vector<std::uint64_t>, std::vector<std::uint64_t>>,
              std::vector<planned_tensor*>>
         groups;
     for (auto& t : plan.tensors) {
-        if (!plan.ties_embeddings || t.elements == 0 || t.shape.size() != 2 || t.coded) continue;
+        if (model.shard(t.source.shard).dense()) continue;  // no two tensors share their bytes
+        if (t.elements == 0 || t.shape.size() != 2 || t.coded) continue;
         const tensor_info info = model.shard(t.source.shard)[t.source.tensor];
         groups[{t.source.shard, info.offset, t.shape, {info.strides.begin(), info.strides.end()}}].push_back(
             &t);
     }
+    std::size_t untied = 0;
+    std::string first;
     for (auto& [place, names] : groups) {
         // T5's and BART's "shared" is the one that all the others are made of.
         const auto rank = [](const planned_tensor* t) {
@@ -79,15 +82,26 @@ inline void settle_ties(const checkpoint& model, mill_plan& plan) {
                               t->name.size());
         };
         std::stable_sort(names.begin(), names.end(), [&](auto* a, auto* b) { return rank(a) < rank(b); });
-        if (names.size() == 1 || names[0]->role != tensor_role::embedding) continue;
+        const bool ties = plan.ties_embeddings && names[0]->role == tensor_role::embedding;
         for (std::size_t i = 1; i < names.size(); ++i) {
-            if (names[i]->role == tensor_role::other) continue;
+            if (!ties || names[i]->role == tensor_role::other) {
+                if (untied++ == 0) first = names[i]->name + " (with " + names[0]->name + ")";
+                continue;
+            }
             names[i]->tied_to = names[0]->name;
             names[i]->requested.reset();
             names[i]->effective.reset();
             names[i]->reason = "tied to " + names[0]->name;
         }
     }
+    if (untied != 0)
+        plan.warnings.push_back(
+            "tensors that share their bytes with another in the source and are written apart from it: " +
+            std::to_string(untied) + ", first " + first +
+            (plan.ties_embeddings
+                 ? ""
+                 : "; with a config.json beside the weights whose tie_word_embeddings is true "
+                   "an output head stays one with its embedding"));
 }
 
 }  // namespace bitmill::detail

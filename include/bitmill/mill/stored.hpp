@@ -89,8 +89,10 @@ struct stored_model {
 // (nf4, fp4, int8), GPTQ (8, 4 and 2 bits, v1 and v2), AWQ (gemm), AutoRound in the layout of either, torchao (Int8,
 // Float8 and IntxUnpackedToInt8 tensors), the FP8 of transformers, bitmill and GGUF. `level`: of a bitmill folder that
 // has several; unset: the highest whose files are there.
-// Errors: bad_input where the tensors of a weight do not fit together (names file and tensor), unsupported for
-// another quantization method, invalid_argument for a level that the folder has not.
+// A folder of GPTQ without quantization_config is read by its quantize_config.json.
+// Errors: bad_input where the tensors of a weight do not fit together, or lie there and nothing says how to read them
+// (names file and tensor), unsupported for another quantization method, invalid_argument for a level that the folder
+// has not.
 [[nodiscard]] result<stored_model> read_stored(const checkpoint& model,
                                                std::optional<scheme_type> level = {});
 
