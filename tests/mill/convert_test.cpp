@@ -12,6 +12,7 @@
 #include <bitmill/mill/mill.hpp>
 
 #include <foreign_folders.hpp>
+#include <gguf_files.hpp>
 #include <models.hpp>
 #include <temp_folder.hpp>
 
@@ -35,7 +36,7 @@ nlohmann::json quantization_of(const std::string& path) {
 // `path` becomes `to`; its tensors must be those of `expected`, all of them.
 std::string check(const std::string& path, container to, const folder& expected) {
     const std::string out = path + "-" + bitmill::to_text(to);
-    bitmill::work_options options;
+    bitmill::convert_options options;
     options.threads = 2;
     const auto report = bitmill::convert(path, out, to, options);
     REQUIRE_MESSAGE(report, report.error().text());
@@ -68,7 +69,7 @@ void check_refusal(const folder& f, container to, const std::string& why) {
     const temp_folder temp;
     put_model(temp / "model", f.parts, f.config);
     for (const bool dry_run : {true, false}) {
-        bitmill::work_options options;
+        bitmill::convert_options options;
         options.dry_run = dry_run;
         const auto report = bitmill::convert(temp / "model", temp / "out", to, options);
         REQUIRE_FALSE(report);
@@ -129,7 +130,7 @@ TEST_CASE("convert: zero points go over between GPTQ and AWQ") {
     folder wide = symmetric(in_the_middle(c));
     wide.part("a.weight_scale") = {"a.weight_scale", dtype::f32, {48, 3}, raw(c.s)};
     put_model(temp / "wide", wide.parts, wide.config);
-    bitmill::work_options options;
+    const bitmill::convert_options options;
     REQUIRE(bitmill::convert(temp / "wide", temp / "narrow", container::gptq, options));
     const auto made = read_tensors(temp / "narrow"), meant = [&] {
         std::map<std::string, made_tensor> all;
@@ -184,5 +185,74 @@ TEST_CASE("convert: plain models and W8A8 are no sources") {
     const auto activations = convert(both);
     CHECK(activations.code == error_code::unsupported);
     CHECK(activations.file.ends_with("config.json"));
-    CHECK_FALSE(bitmill::container_from_text("gguf"));
+    CHECK_FALSE(bitmill::container_from_text("onnx"));
+}
+
+namespace {
+
+// Q4_0 and Q8_0, as ggml-common.h lays them out.
+std::string blocks_of(const codes& c) {
+    std::string bytes;
+    for (std::size_t r = 0; r < c.out; ++r)
+        for (std::size_t b = 0; b < c.in / 32; ++b) {
+            const std::uint32_t* q = c.q.data() + r * c.in + b * 32;
+            const std::uint16_t scale = bitmill::f16_from_f32(c.s[r * c.groups + b * 32 / c.group]);
+            bytes.append(reinterpret_cast<const char*>(&scale), 2);
+            for (std::size_t k = 0; k < (c.bits == 8 ? 32 : 16); ++k)
+                bytes.push_back(static_cast<char>(c.bits == 8 ? q[k] - 128 : q[k] | q[k + 16] << 4));
+        }
+    return bytes;
+}
+
+folder renamed(folder f) {
+    std::erase_if(f.parts, [](const auto& t) { return t.name == "a.bias"; });
+    for (auto& part : f.parts) part.name.replace(0, 1, "model.layers.0.mlp.up_proj");
+    return f;
+}
+
+}  // namespace
+
+TEST_CASE("convert: Q4_0 and Q8_0 of GGUF and back") {
+    for (const std::size_t bits : {4u, 8u}) {
+        for (const std::size_t group : {32u, 96u}) {
+            CAPTURE(bits);
+            CAPTURE(group);
+            const codes c = in_the_middle(codes(48, 96, group, bits));
+            const folder coded = renamed(symmetric(c));
+            const temp_folder temp{memory_parent()};
+            put_model(temp / "m", coded.parts, coded.config);
+            put_model(temp / "plain",
+                      {{"model.layers.0.mlp.up_proj.weight", dtype::f32, {48, 96}, raw(c.values())}},
+                      R"({"model_type": "llama", "dtype": "float16"})");
+            put_file(temp / "like.gguf", gguf_of({gguf_pair("general.architecture", 8, gguf_string("qwen2"))},
+                                                 {{"blk.0.ffn_up.weight", {96, 48}, 0, 0}}, raw(c.values())));
+            bitmill::convert_options options;
+            options.threads = 2;
+            options.like = temp / "like.gguf";
+            auto done = bitmill::convert(temp / "m", temp / "out.gguf", container::gguf, options);
+            REQUIRE_MESSAGE(done, done.error().text());
+            const std::string file = get_file(temp / "out.gguf"), blocks = blocks_of(c);
+            CHECK(file.size() == done->bytes);
+            CHECK(file.substr(file.size() - blocks.size()) == blocks);
+            const auto made = bitmill::checkpoint::open(temp / "out.gguf");
+            REQUIRE(made);
+            CHECK(made->shard(0).gguf()->metadata().get<std::uint32_t>("general.file_type") ==
+                  (bits == 8 ? 7 : 2));
+            options.like = temp / "plain";
+            done = bitmill::convert(temp / "out.gguf", temp / "back", container::compressed_tensors, options);
+            REQUIRE_MESSAGE(done, done.error().text());
+            const auto back = read_tensors(temp / "back");
+            CHECK(back.size() == 3);
+            for (const auto& part : coded.parts) {
+                CAPTURE(part.name);
+                if (group == 32 || part.name.ends_with("packed"))
+                    CHECK(back.at(part.name).bytes == part.bytes);
+            }
+            options.like.clear();
+            CHECK(bitmill::convert(temp / "out.gguf", temp / "other", container::awq, options).error().code ==
+                  error_code::unsupported);
+            CHECK(bitmill::convert(temp / "m", temp / "other.gguf", container::gguf, options).error().code ==
+                  error_code::invalid_argument);
+        }
+    }
 }

@@ -6,6 +6,7 @@
 #include <map>
 
 #include <bitmill/core/half.hpp>
+#include <bitmill/detail/convert_gguf-inl.hpp>
 #include <bitmill/detail/guard-inl.hpp>
 #include <bitmill/detail/hf_config-inl.hpp>
 #include <bitmill/detail/layout-inl.hpp>
@@ -20,7 +21,7 @@
 namespace bitmill {
 namespace detail {
 
-inline constexpr std::array<const char*, 3> container_names{"compressed-tensors", "gptq", "awq"};
+inline constexpr std::array<const char*, 4> container_names{"compressed-tensors", "gptq", "awq", "gguf"};
 
 class converter {
 public:
@@ -155,28 +156,7 @@ private:
     // How it lies and how it shall lie; why it cannot, or "".
     std::string misfit(const stored_tensor& t, piece& p) const {
         packed_integers& from = p.from;
-        from.bits = p.bits;
-        if (t.elements == 0 || t.shape.size() != 2) return "it is no matrix of weights";
-        from.out = t.shape[0];
-        from.in = t.shape[1];
-        if (t.scheme) {
-            const scheme& s = *t.scheme;
-            if (!facts(s.type).integer || !s.offset_binary || s.row_alignment != 4 || !s.symmetric ||
-                s.planes)
-                return "it lies as " + stored_as(t) + ", not as symmetric integers packed in words";
-            if (s.granularity == granularity::per_tensor) return "one scale serves all rows";
-            p.group = s.granularity == granularity::group ? s.group_size : from.in;
-        } else {
-            const foreign_codes& f = *t.foreign;
-            if (f.codes == order::bytes) return "it lies as " + stored_as(t) + ", a code in a byte";
-            if (f.g_idx) return "its groups are in another order (act-order)";
-            from.codes = f.codes;
-            from.zeros = f.zeros;
-            from.by_group = f.by_group;
-            p.group = std::min(f.col_block, from.in);
-            if (from.in % p.group != 0) return "its last group is short";
-        }
-        from.groups = from.in / p.group;
+        if (std::string why = find_integers(t, false, from, p.group); !why.empty()) return why;
         packed_integers& to = p.to = from;
         to.codes = container_ == container::gptq  ? order::gptq
                    : container_ == container::awq ? order::awq
@@ -194,14 +174,8 @@ private:
         return {};
     }
 
-    // A tensor of words or scales, whole.
     result<const std::byte*> load(checkpoint::location at, element_buffer& buffer) const {
-        const auto& file = model_.shard(at.shard);
-        const tensor_info info = file[at.tensor];
-        std::byte* bytes = grow(buffer, info.bytes);
-        auto done = file.read(info, 0, {bytes, static_cast<std::size_t>(info.bytes)});
-        if (!done) return done.error();
-        return static_cast<const std::byte*>(bytes);
+        return load_whole(model_, at, buffer);
     }
     [[nodiscard]] dtype scale_type(const stored_tensor& t) const {
         return model_.shard(t.scales.shard)[t.scales.tensor].type;
@@ -232,23 +206,11 @@ private:
         auto bytes = load(t.scales, buffer);
         if (!bytes) return bytes.error();
         for (std::uint64_t i = 0; i < p.from.out * p.from.groups; ++i) {
-            const float scale = scale_of(type, *bytes, i);
-            const float half = f32_from_f16(f16_from_f32(scale));
-            if (std::memcmp(&scale, &half, sizeof scale) != 0)
+            if (!fits_f16(float_at(type, *bytes, i)))
                 return refuse(t, "its scales are " + std::string(facts(type).name) +
                                      ", and F16 does not hold each of them");
         }
         return {};
-    }
-    static float scale_of(dtype type, const std::byte* bytes, std::uint64_t index) {
-        if (type == dtype::f32) {
-            float value;
-            std::memcpy(&value, bytes + index * 4, 4);
-            return value;
-        }
-        std::uint16_t half;
-        std::memcpy(&half, bytes + index * 2, 2);
-        return type == dtype::f16 ? f32_from_f16(half) : f32_from_bf16(half);
     }
 
     // GPTQ and AWQ have one width and one group size for all.
@@ -366,7 +328,7 @@ private:
                     std::memcpy(output + p.to.scale_at(r, g) * width, source + p.from.scale_at(r, g) * width,
                                 width);
                 } else {
-                    const std::uint16_t half = f16_from_f32(scale_of(type, source, p.from.scale_at(r, g)));
+                    const std::uint16_t half = f16_from_f32(float_at(type, source, p.from.scale_at(r, g)));
                     std::memcpy(output + p.to.scale_at(r, g) * 2, &half, 2);
                 }
             }
@@ -434,16 +396,21 @@ inline bool codes_activations(const checkpoint& model) {
 }
 
 inline result<mill_report> convert(const std::string& path, const std::string& out, container to,
-                                   const work_options& options) {
+                                   const convert_options& options) {
     const stopwatch clock;
     auto model = checkpoint::open(path);
     if (!model) return model.error();
+    if (model->shard(0).gguf() != nullptr) return convert_from_gguf(*model, path, out, to, options);
     auto stored = read_stored(*model);
     if (!stored) return stored.error();
     if (codes_activations(*model))
         return error{.code = error_code::unsupported,
                      .message = "its activations are quantized, too, which convert would lose",
                      .file = model->root() + "/config.json"};
+    if (to == container::gguf) return convert_to_gguf(*model, *stored, path, out, options);
+    if (!options.like.empty())
+        return error{.code = error_code::invalid_argument,
+                     .message = std::string("like is a template for GGUF; ") + to_text(to) + " needs none"};
     converter work(*model, *stored, to, options);
     if (auto done = work.check(); !done) return done.error();
     log_start(options, "convert", *model, to_text(to));
@@ -491,11 +458,11 @@ BITMILL_INLINE result<container> container_from_text(std::string_view text) {
         if (text == detail::container_names[i]) return static_cast<container>(i);
     return error{.code = error_code::invalid_argument,
                  .message = "there is no container '" + std::string(text) +
-                            "'; convert writes compressed-tensors, gptq and awq"};
+                            "'; convert writes compressed-tensors, gptq, awq and gguf"};
 }
 
 BITMILL_INLINE result<mill_report> convert(const std::string& model, const std::string& out, container to,
-                                           const work_options& options) {
+                                           const convert_options& options) {
     return detail::guard(model,
                          [&]() -> result<mill_report> { return detail::convert(model, out, to, options); });
 }
