@@ -1,6 +1,7 @@
 // Sizes and places of tensors in a GGUF file, for the reader and the writer.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <limits>
@@ -31,15 +32,16 @@ struct gguf_size {
     std::string problem{};
 };
 
-// shape: in elements, the contiguous dimension last. llama.cpp counts elements in an int64, each dimension
-// for itself too, which matters where another one is 0.
+// shape: in elements, the contiguous dimension last. llama.cpp counts elements in an int64, and numpy, which gguf-py
+// reads with, the bytes that the other dimensions span where one is 0.
 inline gguf_size measure(const ggml_facts& row, std::span<const std::uint64_t> shape) {
     constexpr std::uint64_t limit = std::numeric_limits<std::int64_t>::max();
     gguf_size size;
     const maybe_u64 elements = tensor_elements(shape);
-    bool fits = elements && *elements <= limit;
-    for (const std::uint64_t dimension : shape) fits = fits && dimension <= limit;
-    if (!fits) {
+    maybe_u64 span = sizeof(double);
+    for (const std::uint64_t dimension : shape)
+        span = span ? checked_mul(*span, std::max<std::uint64_t>(dimension, 1)) : span;
+    if (!elements || *elements > limit || (*elements == 0 && (!span || *span > limit))) {
         size.problem = "shape " + shape_text(shape) + " has more elements than 63 bits can count";
         return size;
     }
