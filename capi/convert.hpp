@@ -53,7 +53,7 @@ inline constexpr struct_facts facts_of<bitmill_metrics>{"bitmill_metrics",
                                                         offsetof(bitmill_metrics, cosine) + 8};
 template <>
 inline constexpr struct_facts facts_of<bitmill_mill_options>{
-    "bitmill_mill_options", offsetof(bitmill_mill_options, journal_bytes) + 8};
+    "bitmill_mill_options", offsetof(bitmill_mill_options, target_sparsity) + 8};
 template <>
 inline constexpr struct_facts facts_of<bitmill_dequantize_options>{
     "bitmill_dequantize_options", offsetof(bitmill_dequantize_options, dry_run) + 4};
@@ -62,8 +62,8 @@ inline constexpr struct_facts facts_of<bitmill_verify_options>{
     "bitmill_verify_options", offsetof(bitmill_verify_options, hooks) + sizeof(void*)};
 
 template <>
-inline constexpr struct_facts facts_of<bitmill_batch_options>{"bitmill_batch_options",
-                                                              offsetof(bitmill_batch_options, reserved) + 4};
+inline constexpr struct_facts facts_of<bitmill_batch_options>{
+    "bitmill_batch_options", offsetof(bitmill_batch_options, target_sparsity) + 8};
 
 // No struct will ever be larger; a larger struct_size is memory that was never initialised.
 inline constexpr std::size_t largest_struct = 4096;

@@ -38,8 +38,7 @@ std::vector<use> inputs() {
             use_of("coded", &host::coded, &host::decode),
             use_of("matrix", &host::matrix, &host::decode),
             use_of("hooks", &host::hooks, &host::decode),
-            use_of("mill_options", &host::mill_options, &host::mill,
-                   offsetof(bitmill_mill_options, prune_relative)),
+            use_of("mill_options", &host::mill_options, &host::mill),
             use_of("hooks", &host::hooks, &host::mill),
             use_of("dequantize_options", &host::dequantize_options, &host::dequantize),
             use_of("hooks", &host::hooks, &host::dequantize),
@@ -47,8 +46,7 @@ std::vector<use> inputs() {
             use_of("verify_options", &host::verify_options, &host::validate),
             use_of("verify_options", &host::verify_options, &host::verify),
             use_of("hooks", &host::hooks, &host::verify),
-            use_of("batch_options", &host::batch_options, &host::batch,
-                   offsetof(bitmill_batch_options, prune_relative)),
+            use_of("batch_options", &host::batch_options, &host::batch),
             use_of("hooks", &host::hooks, &host::batch)};
 }
 
