@@ -16,8 +16,7 @@ NAMES = {name: GGMLQuantizationType[name.upper()] for name in TYPES}
 def blocks(bitmill_path):
     """blocks(data, "encode" or "decode", type, method) -> what bitmill makes of an array."""
     program = pathlib.Path(bitmill_path).parent / "bitmill_blocks"
-    if not program.is_file():
-        pytest.skip(f"{program} is not built")
+    assert program.is_file(), f"{program} is not built: ./dev build"
 
     def run(data, *words):
         done = subprocess.run([program, *words], input=data.tobytes(), capture_output=True, timeout=300)
