@@ -17,6 +17,7 @@
 
 #include <bitmill/mill/manifest.hpp>
 
+#include <gguf_files.hpp>
 #include <models.hpp>
 #include <temp_folder.hpp>
 
@@ -186,6 +187,52 @@ TEST_CASE("resume: tiles whose bytes changed, or never came to the disk, are mil
     put_file(work.partial + work.journal, early.at(".bitmill-journal"));
     CHECK(work.resume(work.options) < all);
     work.check_whole();
+}
+
+TEST_CASE("resume: a .gguf alone, which has no manifest") {
+    const temp_folder temp{memory_parent()};
+    const std::uint64_t rows = 8, cols = 64, bytes = rows * cols * 4;
+    std::vector<gguf_tensor> tensors;
+    std::vector<float> values;
+    for (std::uint64_t i = 0; i < 5; ++i) {
+        const std::string name =
+            i == 0 ? "output_norm.weight" : "blk." + std::to_string(i) + ".ffn_up.weight";
+        tensors.push_back({name, {cols, rows}, 0, i * bytes});
+        for (std::uint64_t k = 0; k < rows * cols; ++k)
+            values.push_back(static_cast<float>((k * 37 + i * 11) % 101) - 50.0f);
+    }
+    const std::string source = temp / "in", out = temp / "out.gguf", partial = out + ".bitmill-partial";
+    const std::string_view data(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+    put_file(source + "/m.gguf",
+             gguf_of({gguf_pair("general.architecture", 8, gguf_string("llama"))}, tensors, data));
+    put_file(source + "/tokenizer.json", "{}");
+    const auto options = careful(scheme_type::q4_0);
+    const auto undisturbed = bitmill::quantize(source, out, options);
+    REQUIRE_MESSAGE(undisturbed, undisturbed.error().text());
+    CHECK(undisturbed->side_bytes == 0);
+    const std::string whole = get_file(out);
+    CHECK(whole.size() == undisturbed->bytes);
+    fs::remove_all(out);
+    int n = 1;
+    for (; kill_at(n, source, out, options); ++n) {
+        const auto again = bitmill::quantize(source, out, options);
+        REQUIRE_MESSAGE(again, again.error().text());
+        CHECK((again->resumed_bytes > 0 || n == 1));
+        CHECK(get_file(out) == whole);
+        CHECK(entries_of(temp.path()) == std::vector<std::string>{"in", "out.gguf"});
+        fs::remove_all(out);
+    }
+    CHECK(n > 4);
+    fs::remove_all(out);
+    // What lies there is still compared with what was written.
+    REQUIRE(kill_at(n - 1, source, out, options));
+    std::string changed = get_file(partial + "/model.gguf");
+    changed[changed.size() - 300] = static_cast<char>(changed[changed.size() - 300] ^ 1);
+    put_file(partial + "/model.gguf", changed);
+    const auto mended = bitmill::quantize(source, out, options);
+    REQUIRE_MESSAGE(mended, mended.error().text());
+    CHECK(mended->resumed_bytes > 0);
+    CHECK(get_file(out) == whole);
 }
 
 TEST_CASE("resume: entries that were torn or changed are not believed") {

@@ -192,6 +192,29 @@ struct milled {
     std::vector<file_record> others;  // index and config.json, which a dry run knows
 };
 
+inline bool is_gguf_name(const std::string& name) { return name.ends_with(".gguf"); }
+
+// A .gguf alone, with no side files and no manifest, and not a folder that holds one.
+inline bool is_single_file(const mill_plan& plan, const std::string& out) {
+    return plan.format == format::gguf && is_gguf_name(out);
+}
+
+// Writes what lies beside the weights; the manifest of it all.
+inline result<std::string> put_listed(const checkpoint& model, const mill_plan& plan, const miller& mill,
+                                      const weight_files& files, const std::string& config,
+                                      const atomic_folder* folder, const mill_options& options,
+                                      const milled& made) {
+    const auto tensors = mill.tensor_records(files);
+    auto source_files = source_records(model, plan, options.memory, tensors);
+    if (!source_files) return source_files.error();
+    auto written = weight_records(files, tensors);
+    written.insert(written.end(), made.others.begin(), made.others.end());
+    auto sides = put_other_files(model, config, folder, options, mill.now());
+    if (!sides) return sides.error();
+    written.insert(written.end(), sides->begin(), sides->end());
+    return manifest_text({plan, options, made.report, tensors, *source_files, written});
+}
+
 // Writes into `folder` and commits it; without one only the report and the manifest are made.
 inline result<milled> mill_model(const checkpoint& model, const std::string& path, const std::string& out,
                                  const mill_options& options, atomic_folder* folder) {
@@ -199,7 +222,8 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
     auto plan = make_plan(model, options);
     if (!plan) return plan.error();
     log_start(options, "quantize", model, to_text(plan->base));
-    miller mill(model, *plan, options);
+    const bool listed = !is_single_file(*plan, out) || (folder == nullptr && !options.dry_run);
+    miller mill(model, *plan, options, listed);
     if (auto done = mill.scan(); !done) return done.error();
     if (auto done = lay_out(*plan, options.strict); !done) return done.error();
     weight_files files(model, gguf_metadata_for(model, *plan));
@@ -222,27 +246,21 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
     made.report.resumed_bytes = mill.resumed_bytes();
     made.report.bytes = *bytes;
     made.report.residual_bytes = files.residual_bytes();
-    made.report.side_bytes = side_file_bytes(model);
+    made.report.side_bytes = listed ? side_file_bytes(model) : 0;
     if (options.dry_run) {
         made.plan = std::move(*plan);
         return made;
     }
-    const auto tensors = mill.tensor_records(files);
-    auto source_files = source_records(model, *plan, options.memory, tensors);
-    if (!source_files) return source_files.error();
-    auto written = weight_records(files, tensors);
-    written.insert(written.end(), made.others.begin(), made.others.end());
-    auto sides = put_other_files(model, config, folder, options, mill.now());
-    if (!sides) return sides.error();
-    written.insert(written.end(), sides->begin(), sides->end());
-    made.manifest = manifest_text({*plan, options, made.report, tensors, *source_files, written});
+    if (listed) {
+        auto manifest = put_listed(model, *plan, mill, files, config, folder, options, made);
+        if (!manifest) return manifest.error();
+        made.manifest = std::move(*manifest);
+    }
     if (folder != nullptr)
         if (auto done = commit(*folder, made.manifest, options, mill.now()); !done) return done.error();
     made.report.seconds = clock.seconds();
     return made;
 }
-
-inline bool is_gguf_name(const std::string& name) { return name.ends_with(".gguf"); }
 
 // The report where `out` holds already what this call would write.
 inline result<std::optional<mill_report>> find_milled(const checkpoint& model, const std::string& path,
@@ -291,7 +309,7 @@ inline result<mill_report> mill_into(const checkpoint& model, const std::string&
             options.resume ? journal_key(model, source_files(model, plan->source), options) : std::string();
         if (!key) return key.error();
         // A .gguf is known by its file, a folder of it by what lies in it.
-        const bool single = plan->format == format::gguf && is_gguf_name(out);
+        const bool single = is_single_file(*plan, out);
         if (single)
             if (auto other = check_other_file(model, out); !other) return other.error();
         auto made = atomic_folder::create(out, model.root(), options.force, std::move(*key),

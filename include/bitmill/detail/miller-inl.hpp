@@ -66,9 +66,10 @@ inline std::uint64_t third_part(const encoded_sizes& sizes) {
 
 class miller {
 public:
-    miller(const checkpoint& model, mill_plan& plan, const mill_options& options)
-        : model_(model), plan_(plan), options_(options), values_(model, plan.source, options.memory),
-          runner_(options, total_work()) {}
+    // `listed`: a manifest will say what the source was; without one that is not hashed.
+    miller(const checkpoint& model, mill_plan& plan, const mill_options& options, bool listed)
+        : model_(model), plan_(plan), options_(options), listed_(listed),
+          values_(model, plan.source, options.memory), runner_(options, total_work()) {}
 
     // Reads the tensors whose pruning or scheme depends on all of their values.
     result<void> scan() {
@@ -403,7 +404,8 @@ private:
         const auto digest_of = [](const void* bytes, std::uint64_t count) {
             return sha256::of({static_cast<const std::byte*>(bytes), static_cast<std::size_t>(count)});
         };
-        record.source = record.parts[0] = digest_of(view->data, source_bytes(one));
+        if (listed_ || !t.effective)
+            record.source = record.parts[0] = digest_of(view->data, source_bytes(one));
         if (!t.effective)
             return put_parts(one,
                              {static_cast<std::byte*>(const_cast<void*>(view->data)), nullptr, nullptr,
@@ -556,6 +558,7 @@ private:
     const checkpoint& model_;
     mill_plan& plan_;
     const mill_options& options_;
+    const bool listed_;
     stored_values values_;
     tile_runner runner_;
     std::vector<std::vector<weight_files::place>> places_;
