@@ -2,7 +2,9 @@
 """GGUF files requantized by bitmill, gguf-py and llama-quantize: error of every tensor, time and peak memory.
 
 Quality: the matrices of MiniLM (real weights, f32, each viewed as rows of 768, since K types need multiples of 256).
-Speed: one f16 file of Gaussian weights with the shapes of a Llama; the runs are interleaved, medians are printed.
+Speed: one f16 file of Gaussian weights with the shapes of a Llama, or --model FILE; the runs are interleaved, medians
+are printed. cp copies bitmill's result, as it is and with an fsync: the limit of a file system. --dir on a tmpfs takes the
+disk out.
 gguf-py writes Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1 only. llama-quantize is built from llama.cpp by whoever runs this and
 named by --llama-quantize; without it its columns are missing.
 """
@@ -102,8 +104,10 @@ def rmse_of(path, weights):
 def peer_command(peer, program, options, source, out, to):
     if peer == "bitmill":
         return [program, "quantize", source, "-o", out, "--to", to, "--threads", options.threads, "--force"]
+    if peer.startswith("cp"):
+        return ["sh", "-c", 'cp "$1" "$2"' + (' && sync "$2"' if "sync" in peer else ""), "-", out.with_name("result.gguf"), out]
     if peer == "llama-quantize":
-        return [options.llama_quantize, "--pure", source, out, LLAMA_NAME.get(to, to.upper()), options.threads]
+        return [options.llama_quantize, "--allow-requantize", "--pure", source, out, LLAMA_NAME.get(to, to.upper()), options.threads]
     return [sys.executable, __file__, "--gguf-py", to, source, out]
 
 
@@ -148,13 +152,15 @@ def quality(base, program, options, peers):
 
 
 def speed(base, program, options, peers):
-    source = base / "gaussian.gguf"
-    write_gaussian(source, options.mebibytes)
+    source = options.model or base / "gaussian.gguf"
+    if not options.model:
+        write_gaussian(source, options.mebibytes)
     size = source.stat().st_size
     os.sync()
     rows = []
     for to in options.to:
-        samples = {peer: [] for peer in peers if peer != "gguf-py" or not to.endswith("_k")}
+        run(peer_command("bitmill", program, options, source, base / "result.gguf", to))
+        samples = {peer: [] for peer in (*peers, "cp", "cp and sync") if peer != "gguf-py" or not to.endswith("_k")}
         for _ in range(options.rounds):
             for peer, values in samples.items():
                 out = base / "out.gguf"
@@ -173,6 +179,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", help="where the files go (default: the system's temporary folder)")
     parser.add_argument("--llama-quantize", help="the program, built from llama.cpp")
+    parser.add_argument("--model", type=pathlib.Path, help="a .gguf to time instead of Gaussian weights; no errors then")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mebibytes", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
@@ -182,18 +189,20 @@ def main():
     if options.gguf_py:
         return gguf_py(*options.gguf_py)
     program = machine.find_program("bitmill", "BITMILL_BIN")
-    peers = ["bitmill", "gguf-py"] + (["llama-quantize"] if options.llama_quantize else [])
+    # gguf-py has no encoder for what a real file already is.
+    peers = ["bitmill"] + ["gguf-py"] * (not options.model) + ["llama-quantize"] * bool(options.llama_quantize)
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="bitmill-bench-") as folder:
         base = pathlib.Path(folder)
-        errors = quality(base, program, options, peers)
+        errors = [] if options.model else quality(base, program, options, peers)
         times = speed(base, program, options, peers)
-    print("\nRMSE of bitmill's tensors over the peer's, MiniLM's 36 matrices\n")
-    print(machine.markdown(("type", "peer", "RMSE", "no worse", "median ratio", "largest"), errors))
+    if errors:
+        print("\nRMSE of bitmill's tensors over the peer's, MiniLM's 36 matrices\n")
+        print(machine.markdown(("type", "peer", "RMSE", "no worse", "median ratio", "largest"), errors))
     print(
-        f"\n{options.mebibytes} MiB f16, file to file, median of {options.rounds} interleaved rounds, "
+        f"\n{options.model.name if options.model else f'{options.mebibytes} MiB f16'}, file to file, median of {options.rounds} interleaved rounds, "
         f"{options.threads} threads. {machine.describe()}\n"
     )
-    print(machine.markdown(("type", "tool", "seconds", "MB/s of f16", "time / bitmill", "peak RSS MB"), times))
+    print(machine.markdown(("type", "tool", "seconds", "MB/s of the source", "time / bitmill", "peak RSS MB"), times))
 
 
 if __name__ == "__main__":
