@@ -107,7 +107,9 @@ def peer_command(peer, program, options, source, out, to):
     if peer.startswith("cp"):
         return ["sh", "-c", 'cp "$1" "$2"' + (' && sync "$2"' if "sync" in peer else ""), "-", out.with_name("result.gguf"), out]
     if peer == "llama-quantize":
-        return [options.llama_quantize, "--allow-requantize", "--pure", source, out, LLAMA_NAME.get(to, to.upper()), options.threads]
+        # On a real file --pure would recode embeddings that bitmill leaves as they are.
+        how = ["--allow-requantize"] if options.model else ["--pure"]
+        return [options.llama_quantize, *how, source, out, LLAMA_NAME.get(to, to.upper()), options.threads]
     return [sys.executable, __file__, "--gguf-py", to, source, out]
 
 
