@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
-from sklearn.feature_selection import SelectKBest
-from sklearn.impute import KNNImputer
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA, FastICA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+from sklearn.feature_selection import RFE, SelectFromModel, SelectKBest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.impute import IterativeImputer, KNNImputer
 from sklearn.isotonic import IsotonicRegression
-from sklearn.kernel_approximation import RBFSampler
-from sklearn.linear_model import Ridge
+from sklearn.kernel_approximation import Nystroem, RBFSampler
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.mixture import GaussianMixture
-from sklearn.naive_bayes import GaussianNB
+from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
@@ -26,6 +32,7 @@ from sklearn.preprocessing import (
     StandardScaler,
     TargetEncoder,
 )
+from sklearn.svm import SVC, SVR
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 RANDOM = np.random.default_rng(0)
@@ -33,6 +40,11 @@ NORMAL = RANDOM.normal(size=(600, 20))
 TARGET = NORMAL @ RANDOM.normal(size=20)
 KINDS = np.round(RANDOM.normal(size=(500, 2)) * 10) / 7  # labels that are no short floats
 HOLES = np.where(RANDOM.random(NORMAL.shape) < 0.1, np.nan, NORMAL)
+# Features whose numbers share most of their size, as years and prices do.
+YEARS = 2000 + 5 * NORMAL[:, :18]
+UNITS = np.hstack([NORMAL, 1e5 * RANDOM.normal(size=(600, 20))])  # half of them in small units
+UNIT_TARGET = UNITS @ np.append(RANDOM.normal(size=20), 1e-5 * RANDOM.normal(size=20))
+WIDE = RANDOM.normal(size=(600, 40)) @ (np.geomspace(1, 1e4, 40)[:, None] * RANDOM.normal(size=(40, 40)))
 # Name: (estimator, data, target, what is asked, what it is asked of).
 CASES = {
     "one-hot": (OneHotEncoder(), KINDS, None, "transform", KINDS),
@@ -52,6 +64,24 @@ CASES = {
     "neighbours": (KNeighborsRegressor(algorithm="brute"), NORMAL, TARGET, "predict", NORMAL),
     "imputer": (KNNImputer(), HOLES, None, "transform", HOLES),
     "selector": (SelectKBest(k=10), DIGITS, LABELS, "transform", DIGITS),
+    "years, scaled": (StandardScaler(), np.hstack([YEARS, YEARS]), None, "transform", np.hstack([YEARS, YEARS])),
+    "years, ridge": (Ridge(), np.hstack([YEARS, YEARS**2 / 2000]), TARGET, "predict", np.hstack([YEARS, YEARS**2 / 2000])),
+    "years, neighbours": (KNeighborsRegressor(algorithm="brute"), YEARS, TARGET, "predict", YEARS),
+    "years, centres": (KMeans(30, n_init=1, random_state=0), YEARS, None, "predict", YEARS),
+    "years, support vectors": (SVR(C=100), YEARS, TARGET, "predict", YEARS),
+    "years, discriminant": (LinearDiscriminantAnalysis(), np.hstack([YEARS, NORMAL]), TARGET > 0, "predict", np.hstack([YEARS, NORMAL])),
+    "units, ridge": (Ridge(), UNITS, UNIT_TARGET, "predict", UNITS),
+    "support vectors of much weight": (SVC(C=1e6, gamma=1e-3), NORMAL, TARGET > 0, "decision_function", NORMAL),
+    "kernel ridge": (KernelRidge(kernel="rbf", alpha=1e-6), NORMAL, TARGET, "predict", NORMAL),
+    "process": (GaussianProcessRegressor(alpha=1e-8), NORMAL, TARGET, "predict", NORMAL),
+    "landmarks": (Nystroem(n_components=100, random_state=0), NORMAL, None, "transform", NORMAL),
+    "whitened": (PCA(whiten=True), WIDE, None, "transform", WIDE),
+    "sources": (FastICA(random_state=0), WIDE, None, "transform", WIDE),
+    "components": (PCA(20), DIGITS, None, "transform", DIGITS),
+    "selection by a model": (SelectFromModel(LogisticRegression(max_iter=50)), DIGITS, LABELS, "transform", DIGITS),
+    "elimination": (RFE(Ridge(), n_features_to_select=30), DIGITS, LABELS, "predict", DIGITS),
+    "imputer by a model": (IterativeImputer(random_state=0, max_iter=2), HOLES, None, "transform", HOLES),
+    "counts": (MultinomialNB(), DIGITS, LABELS, "predict_log_proba", DIGITS),
     "function": (make_pipeline(FunctionTransformer(np.log1p), Ridge()), DIGITS, LABELS, "predict", DIGITS),
 }
 
@@ -79,6 +109,48 @@ def test_outputs_stay(name, bitmill, tmp_path):
                 assert np.sqrt(np.mean((got - expected) ** 2)) <= 0.02 * np.sqrt(np.mean(expected**2))
             else:
                 assert np.mean(got == expected) >= 0.99
+
+
+def quantize(bitmill, tmp_path, model, *options):
+    """What the model becomes, and the report's rows by name."""
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(model))
+    told = bitmill("quantize", tmp_path / "m.pkl", "-o", tmp_path / "o.pkl", "--json", "--force", *options).json()
+    return pickle.loads((tmp_path / "o.pkl").read_bytes()), {t["name"]: t for t in told["tensors"]}
+
+
+def test_known_weights_are_coded_and_include_names_others(bitmill, tmp_path):
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=50)).fit(DIGITS, LABELS)
+    milled, rows = quantize(bitmill, tmp_path, model, "--to", "int8")
+    assert [n.rpartition(".")[2] for n, t in rows.items() if t["effective"] != "keep"] == ["coef_"]
+    assert "int8" in rows[next(n for n in rows if n.endswith("coef_"))]["effective"]
+    assert np.array_equal(milled[0].mean_, model[0].mean_) and np.array_equal(milled[0].scale_, model[0].scale_)
+    milled, rows = quantize(bitmill, tmp_path, model, "--to", "int8", "--include", "mean_$")
+    assert {n.rpartition(".")[2]: t["effective"] for n, t in rows.items() if t["effective"] != "keep"} == {"mean_": "fp16"}
+
+
+def test_what_stands_beside_weights_counts(bitmill, tmp_path):
+    for intercept, expected in ((0.5, "int8"), (50.0, "fp16"), (5000.0, "keep")):
+        for kind in (np.float64, lambda v: np.array([v])):
+            model = Ridge().fit(NORMAL, TARGET)
+            model.coef_ = np.clip(np.random.default_rng(1).normal(size=40), -1, 1)
+            model.intercept_ = kind(intercept)
+            told = quantize(bitmill, tmp_path, model, "--to", "int8")[1]["coef_"]
+            assert told["effective"].startswith(expected), (intercept, told)
+
+
+def test_numbers_of_ones_own_that_name_something_stay(bitmill, tmp_path):
+    numbers = {"ids": RANDOM.integers(0, 10**6, (20, 20)).astype(float), "flags": RANDOM.integers(0, 2, (20, 20)).astype(float)}
+    milled, rows = quantize(bitmill, tmp_path, numbers, "--to", "fp16")
+    assert rows["ids"]["effective"] == "keep" and rows["flags"]["effective"] == "fp16"
+    assert all(np.array_equal(milled[n], numbers[n]) for n in numbers)
+
+
+def test_many_scalars_of_numpy_are_no_burden(bitmill, tmp_path):
+    for protocol in (2, 3, 4, 5):
+        values = list(RANDOM.normal(size=50_000))
+        (tmp_path / "m.pkl").write_bytes(pickle.dumps({"list": values, "w": NORMAL}, protocol=protocol))
+        bitmill("quantize", tmp_path / "m.pkl", "-o", tmp_path / "o.pkl", "--to", "int8", "--force")
+        assert pickle.loads((tmp_path / "o.pkl").read_bytes())["list"] == values
 
 
 def test_pruning_spares_what_may_divide(bitmill, tmp_path):
@@ -135,6 +207,9 @@ HOSTILE = {
     "an array of an object": name("numpy", "array") + RIDGE + b"}" + text("__array__") + MEAN + b"sb\x85R",
     "an array of a list": name("numpy", "array") + b"]" + RIDGE + b"a\x85R",
     "a metric that calls back": name("sklearn.metrics._dist_metrics", "PyFuncDistance64") + b")R",
+    "a program among numpy's modules": name("numpy.f2py.__main__", "float64"),
+    "a test among scikit-learn's": name("sklearn.linear_model.tests.test_ridge", "Ridge") + b")\x81",
+    "a module of scipy.sparse that is no matrix": name("scipy.sparse.linalg", "csr_matrix") + b")\x81",
     "an estimator of the same name elsewhere": name("sklearn.externals.x", "Ridge") + b")R",
 }
 

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,6 +18,7 @@
 #include <bitmill/core/half.hpp>
 #include <bitmill/detail/element_buffer-inl.hpp>
 #include <bitmill/detail/io_error-inl.hpp>
+#include <bitmill/detail/pickle_mill_rules-inl.hpp>
 #include <bitmill/detail/plan-inl.hpp>
 #include <bitmill/detail/tile_runner-inl.hpp>
 #include <bitmill/io/pickle_model.hpp>
@@ -58,6 +60,8 @@ struct pickle_item {
     std::optional<scheme> requested, effective;  // empty: keep
     bool prune_only = false;
     double one_sign = 0;  // where all elements have one sign: the smallest magnitude
+    double spread = 0;    // squares of the elements about their mean, of points about each feature's
+    double strain = 0;    // see pickle_strain
     std::string reason;
     value_range range;       // of its elements, with per_tensor
     std::uint64_t rows = 0;  // as they follow one another in the file
@@ -72,19 +76,9 @@ struct pickle_range {
     double high = -low;
     double last = -low;
     bool ascending = true;
+    bool whole = true;
     std::optional<std::uint64_t> not_finite;  // the first such element
 };
-
-// The attribute that an array belongs to: "categories_" of "steps.0.1.categories_.2".
-inline std::string_view attribute_of(std::string_view name) {
-    for (;;) {
-        const std::size_t dot = name.rfind('.');
-        const std::string_view last = dot == std::string_view::npos ? name : name.substr(dot + 1);
-        if (dot == std::string_view::npos || last.find_first_not_of("0123456789") != std::string_view::npos)
-            return last;
-        name = name.substr(0, dot);
-    }
-}
 
 class pickle_planner {
 public:
@@ -96,6 +90,12 @@ public:
     // where most numbers are below fp16's normal ones.
     static constexpr double least_int8_db = 20;
     static constexpr double least_fp16_db = 50;
+    // The same, of what the numbers differ by: the 2000 that all years share is no signal.
+    static constexpr double least_fp16_spread_db = 40;
+    // Weights that int8 takes for 0. More of them than this stand for features of another unit.
+    static constexpr double most_zeroed = 0.25;
+    // Above this fp16 does not hold each whole number.
+    static constexpr double most_whole_in_fp16 = 2048;
 
     pickle_planner(const pickle_model& model, const mill_options& options)
         : model_(model), options_(options), source_(memory_or_default(options.memory)),
@@ -108,6 +108,7 @@ public:
         auto exclude = pattern_list::compile(options_.exclude, "exclude");
         if (!exclude) return exclude.error();
         std::vector<pickle_item> items(model_.arrays().size());
+        if (auto measured = measure_companions(); !measured) return measured.error();
         for (std::size_t i = 0; i < items.size(); ++i) wish(i, items[i], *include, *exclude);
         for (std::size_t i = 0; i < items.size(); ++i)
             if (auto done = look_at(i, items[i]); !done) return done.error();
@@ -157,20 +158,16 @@ private:
     // Means, divisors and counts of features stand in vectors: on one scale the small ones are lost, and with a divisor
     // all that it divides. Weights that stand in one are named so.
     [[nodiscard]] static bool is_vector(const pickle_array& array) {
-        return array.shape.size() < 2 && !array.name.ends_with("coef_");
+        return array.shape.size() < 2 && pickle_use_of(array.name) != pickle_use::weight;
     }
-    // What scikit-learn fits has a name with an underscore at either end. Of that these are weights, which stand 8 bits;
-    // covariances, training data and centres of Gaussians do not: GaussianMixture's labels agreed by 14 %.
-    [[nodiscard]] static bool takes_int8(const pickle_array& array) {
-        static constexpr std::string_view weights[] = {"_dual_coef_",     "cluster_centers_", "coef_",
-                                                       "coefs_",          "components_",      "dual_coef_",
-                                                       "support_vectors_"};
-        const std::string_view name = attribute_of(array.name);
-        const bool fitted = name.ends_with('_') || name.starts_with('_');
-        return !fitted || std::find(std::begin(weights), std::end(weights), name) != std::end(weights);
+    [[nodiscard]] static bool has_fit_name(const pickle_array& array) {
+        return pickle_use_of(array.name) != pickle_use::any;
     }
     [[nodiscard]] bool prunes_only() const { return options_.to == scheme_type::f32; }
     result<void> check_options() const;
+    result<void> measure_companions();
+    [[nodiscard]] double strain_on(const pickle_array& array, double largest) const;
+    [[nodiscard]] std::string too_lossy(const pickle_item& item, const scheme& wanted) const;
     void wish(std::size_t index, pickle_item& item, const pattern_list& include,
               const pattern_list& exclude) const;
     result<void> look_at(std::size_t index, pickle_item& item);
@@ -185,6 +182,7 @@ private:
     const pickle_model& model_;
     const mill_options& options_;
     element_buffer source_, codes_, scales_;
+    std::map<std::string, pickle_magnitudes, std::less<>> companions_;  // by path
 };
 
 inline result<void> pickle_planner::check_options() const {
@@ -219,24 +217,19 @@ inline result<void> pickle_planner::check_options() const {
 inline void pickle_planner::wish(std::size_t index, pickle_item& item, const pattern_list& include,
                                  const pattern_list& exclude) const {
     const pickle_array& array = model_.arrays()[index];
-    static constexpr std::string_view keys[] = {"bin_edges_", "categories_", "classes_", "quantiles_"};
-    const std::string_view name = attribute_of(array.name);
-    const bool labels =
-        std::find(std::begin(keys), std::end(keys), name) != std::end(keys) || name.ends_with("thresholds_");
+    const pickle_use use = pickle_use_of(array.name);
     if (!facts(array.type).weight)
         item.reason = "not a float array";
     else if (array.bytes < least_bytes)
         item.reason = "too small to gain";
-    else if (labels)
-        item.reason = "labels and limits are looked up by value";
-    else if (name == "random_weights_")
-        item.reason = "phases need all of their digits";
     else if (array.search_tree)
         item.reason = "a search tree relies on its exact points and bounds";
     else if (!include.empty() && !include.match(array.name))
         item.reason = "not included";
     else if (exclude.match(array.name))
         item.reason = "excluded";
+    else if (use == pickle_use::exact && include.empty())
+        item.reason = "of what scikit-learn fits, only known weights are coded (include names others)";
     else
         item.requested.emplace().type = options_.to;
 }
@@ -262,11 +255,51 @@ inline double pickle_element(const std::byte* tile, dtype type, std::uint64_t in
     return static_cast<double>(f32_from_f16(reinterpret_cast<const std::uint16_t*>(tile)[index]));
 }
 
+inline result<void> pickle_planner::measure_companions() {
+    const auto is_one = [](std::string_view name) {
+        return std::any_of(std::begin(pickle_strains), std::end(pickle_strains),
+                           [&](const pickle_strain& row) { return row.beside == name; });
+    };
+    for (const auto& one : model_.singles())
+        if (is_one(last_of(one.name))) companions_[one.name].add(static_cast<double>(one.value));
+    for (std::size_t i = 0; i < model_.arrays().size(); ++i) {
+        const pickle_array& array = model_.arrays()[i];
+        const std::string_view path = attribute_path(array.name);
+        if (!facts(array.type).weight || !is_one(last_of(path)) || array.fixed == "big-endian") continue;
+        pickle_magnitudes& found = companions_[std::string(path)];
+        const auto look = [&](const std::byte* tile, std::uint64_t, std::uint64_t count) -> result<void> {
+            for (std::uint64_t k = 0; k < count; ++k) found.add(pickle_element(tile, array.type, k));
+            return {};
+        };
+        if (auto done = each_tile(i, tile_bytes / 8, look); !done) return done;
+    }
+    return {};
+}
+
+inline double pickle_planner::strain_on(const pickle_array& array, double largest) const {
+    const std::string_view path = attribute_path(array.name);
+    double worst = 0;
+    for (const auto& row : pickle_strains) {
+        if (row.array != last_of(path)) continue;
+        const std::string_view owner = owner_of(path);
+        const auto beside = companions_.find(
+            owner.empty() ? std::string(row.beside) : std::string(owner) + "." + std::string(row.beside));
+        if (beside == companions_.end()) continue;
+        const double strain = strain_of(row.how, beside->second, largest);
+        worst = strain > worst || std::isnan(strain) ? strain : worst;
+    }
+    return worst;
+}
+
 // What cannot be coded is found before anything is.
 inline result<void> pickle_planner::look_at(std::size_t index, pickle_item& item) {
     const pickle_array& array = model_.arrays()[index];
     if (!item.requested || !array.fixed.empty()) return {};
     pickle_range found;
+    // As they follow one another in the file, a feature's numbers are a column, or column_major a row.
+    const bool by_feature = are_points(array.name) && array.shape.size() == 2 && array.elements != 0;
+    const std::uint64_t run = by_feature ? array.shape[array.column_major ? 0 : 1] : 1;
+    pickle_spread spread(by_feature ? static_cast<std::size_t>(array.shape[1]) : 1);
     const auto look = [&](const std::byte* tile, std::uint64_t first, std::uint64_t count) -> result<void> {
         for (std::uint64_t i = 0; i < count; ++i) {
             const double value = pickle_element(tile, array.type, i);
@@ -274,6 +307,12 @@ inline result<void> pickle_planner::look_at(std::size_t index, pickle_item& item
             found.low = std::min(found.low, value);
             found.high = std::max(found.high, value);
             found.ascending = found.ascending && value > found.last;
+            found.whole = found.whole && value == std::rint(value);
+            const std::uint64_t at = first + i;
+            spread.add(static_cast<std::size_t>(!by_feature          ? 0
+                                                : array.column_major ? at / run
+                                                                     : at % run),
+                       value);
             found.last = value;
         }
         return {};
@@ -291,6 +330,10 @@ inline result<void> pickle_planner::look_at(std::size_t index, pickle_item& item
         return leave(index, item, "holds numbers below float32");
     if (array.shape.size() == 1 && found.ascending)
         return leave(index, item, "ascending numbers are looked up by value");
+    if (found.whole && largest > most_whole_in_fp16 && !has_fit_name(array))
+        return leave(index, item, "whole numbers may name or count something");
+    item.spread = spread.sum();
+    item.strain = strain_on(array, largest);
     item.range.include({static_cast<float>(found.low), static_cast<float>(found.high)});
     return {};
 }
@@ -348,7 +391,8 @@ inline result<void> pickle_planner::decide(std::size_t index, pickle_item& item)
     std::string why;
     if (wanted.type == scheme_type::int8 && is_vector(array))
         why = "numbers of a vector need not be of one unit";
-    else if (wanted.type == scheme_type::int8 && !takes_int8(array))
+    else if (wanted.type == scheme_type::int8 && has_fit_name(array) &&
+             pickle_use_of(array.name) != pickle_use::weight)
         why = "of what scikit-learn fits, weights alone stand 8 bits";
     else if (wanted.type == scheme_type::int8 && item.one_sign > 0)
         why = "numbers of one sign may be divisors, which need all of their size";
@@ -389,19 +433,36 @@ inline result<bool> pickle_planner::try_scheme(std::size_t index, pickle_item& i
     // How much the codes alone lose decides: what pruning takes is the caller's wish.
     const auto none = [](std::span<const std::byte>) { return result<void>(); };
     if (auto done = encode_array(index, item, 0, true, none); !done) return done.error();
-    const double db = item.error.snr_db();
-    if (db < (wanted.type == scheme_type::int8 ? least_int8_db : least_fp16_db)) {
-        const auto tenths = static_cast<long>(db * 10);
-        return refuse(std::string(facts(wanted.type).name) + " would keep only " +
-                      std::to_string(tenths / 10) + "." + std::to_string(std::abs(tenths % 10)) +
-                      " dB of it");
-    }
+    if (std::string why = too_lossy(item, wanted); !why.empty()) return refuse(std::move(why));
     if (threshold_of(array, item) > 0)
         if (auto done = encode_array(index, item, threshold_of(array, item), true, none); !done)
             return done.error();
     if (saving(array, item) <= 0) return refuse("would not shrink");
     item.reason.clear();
     return true;
+}
+
+// Why the item's error is too large for the scheme that it comes from; "" where it is not.
+inline std::string pickle_planner::too_lossy(const pickle_item& item, const scheme& wanted) const {
+    const bool eight = wanted.type == scheme_type::int8;
+    const std::string name = facts(wanted.type).name;
+    if (!(item.strain <= (eight ? most_int8_strain : most_fp16_strain)))
+        return "what stands beside it makes the error of " + name + " larger";
+    const auto added = static_cast<double>(item.error.zeros_after() - item.error.zeros_before());
+    if (eight && added > most_zeroed * static_cast<double>(item.error.elements()))
+        return "over a quarter of it would become 0";
+    const auto keeps = [&](double db, const char* of) {
+        const auto tenths = static_cast<long>(std::max(db, -99.0) * 10);
+        return name + " would keep only " + std::to_string(tenths / 10) + "." +
+               std::to_string(std::abs(tenths % 10)) + " dB of " + of;
+    };
+    if (item.error.sums().err2 == 0) return {};
+    const double db = item.error.snr_db();
+    if (db < (eight ? least_int8_db : least_fp16_db)) return keeps(db, "it");
+    const double spread_db = 10 * std::log10(item.spread / item.error.sums().err2);
+    if (spread_db < (eight ? least_int8_db : least_fp16_spread_db))
+        return keeps(spread_db, "what its numbers differ by");
+    return {};
 }
 
 template <class Use>

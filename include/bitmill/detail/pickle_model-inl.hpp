@@ -183,6 +183,7 @@ BITMILL_INLINE result<void> pickle_scanner::push_blob(unsigned width, pickle_arr
     if (!count) return count.error();
     const std::uint64_t data = at_;
     if (auto skipped = skip(*count); !skipped) return skipped;
+    if (width == 1) return push(value(kind::bytes, op_at_ << 8 | *count));
     if (auto paid = spend(sizeof(blob) + 1); !paid) return paid;
     blobs_.push_back({op_at_, data, at_, stored});
     return push(value(kind::blob, blobs_.size() - 1));
@@ -299,6 +300,7 @@ BITMILL_INLINE result<void> pickle_scanner::check_call(const name_entry& functio
     if (function.what == pickle_name::passive)
         return unsupported("the pickle calls " + function.text +
                            ", which no model needs in order to load: refused, nothing was run");
+    if (function.what == pickle_name::named_tuple && arguments == 1 && top().what.is(kind::node)) return {};
     // numpy asks what it is given, and what lies in a list of it, how to become an array.
     const bool looks_deep = function.text.starts_with("numpy.") && function.what == pickle_name::callable;
     for (std::size_t i = 0; i < arguments; ++i) {
@@ -364,6 +366,8 @@ BITMILL_INLINE result<pickle_scanner::value> pickle_scanner::called(pickle_name 
         wrapper_.serial = *made;
         return value(kind::wrapper, *made);
     }
+    if (function == pickle_name::scalar && arguments.is(kind::tuple))
+        if (auto noted = note_single(arguments, *made); !noted) return noted.error();
     if (function == pickle_name::search_tree) {
         if (auto paid = spend(sizeof(std::uint64_t) + 1); !paid) return paid.error();
         trees_.push_back(*made);
@@ -489,7 +493,7 @@ BITMILL_INLINE result<void> pickle_scanner::finish() {
         if (array_blob_[i] != SIZE_MAX && blobs_[array_blob_[i]].shared && one.fixed.empty())
             one.fixed = "its bytes stand for something else, too";
     }
-    return {};
+    return name_singles();
 }
 
 }  // namespace detail

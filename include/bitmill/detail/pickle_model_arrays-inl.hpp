@@ -62,6 +62,46 @@ BITMILL_INLINE std::optional<dtype> pickle_scanner::plain_dtype(const type_of_ar
     return {};
 }
 
+// ---- scalars
+
+BITMILL_INLINE result<void> pickle_scanner::note_single(value arguments, std::uint64_t node_index) {
+    if (count_of(arguments) != 2 || !item(arguments, 0).is(kind::dtype)) return {};
+    const value bytes = item(arguments, 1);
+    const auto& type = types_[item(arguments, 0).index()];
+    if (plain_dtype(type) != dtype::f64 || type.order == '>') return {};
+    if (!bytes.is(kind::bytes) && !bytes.is(kind::encoded)) return {};
+    const blob of = place_of(bytes);
+    pickle_array whole;  // of one element, as far as it is read
+    whole.stored = of.stored;
+    whole.data = of.data;
+    whole.data_end = of.end;
+    double number = 0;
+    if (auto read = pickle_array_reader(model_, whole).next(std::as_writable_bytes(std::span(&number, 1)));
+        !read)
+        return read;
+    nodes_[static_cast<std::size_t>(node_index)].count =
+        std::bit_cast<std::uint32_t>(static_cast<float>(number));
+    flags_[static_cast<std::size_t>(node_index)] |= is_single;
+    return {};
+}
+
+BITMILL_INLINE result<void> pickle_scanner::name_singles() {
+    static constexpr std::string_view wanted = "intercept_";
+    for (std::size_t i = 0; i < nodes_.size(); ++i) {
+        const node& one = nodes_[i];
+        const bool named = (one.key & key_is_text) != 0 && (one.key & 0xff) == wanted.size();
+        if (!named || (flags_[i] & is_single) == 0) continue;
+        const auto text = text_of(one.key & ~key_is_text);
+        if (!text) return text.error();
+        if (*text != wanted) continue;
+        auto name = path_of(i);
+        if (!name) return name.error();
+        if (auto paid = spend(sizeof(pickle_single) + name->size()); !paid) return paid;
+        model_.singles_.push_back({std::move(*name), std::bit_cast<float>(one.count)});
+    }
+    return {};
+}
+
 // ---- where the parts of an array stand
 
 // A latin-1 text that _codecs.encode makes bytes of: protocol 2 has no bytes.
@@ -94,7 +134,7 @@ BITMILL_INLINE bool pickle_scanner::make_draft(std::size_t count) {
         return true;
     };
     const auto is_bytes = [&](value v) {
-        return v.is(kind::encoded) ||
+        return v.is(kind::encoded) || v.is(kind::bytes) ||
                (v.is(kind::blob) && blobs_[v.index()].stored != pickle_array::storage::latin1);
     };
     draft made;
@@ -232,8 +272,14 @@ BITMILL_INLINE result<void> pickle_scanner::add_array(const draft& made, std::ui
     own.count = static_cast<std::uint32_t>(model_.arrays_.size());
     fetched_.push_back(false);
     array_node_.push_back(node_index);
-    array_blob_.push_back(made.content ? made.content->index() : SIZE_MAX);
+    array_blob_.push_back(made.content && !made.content->is(kind::bytes) ? made.content->index() : SIZE_MAX);
     return {};
+}
+
+BITMILL_INLINE pickle_scanner::blob pickle_scanner::place_of(value bytes) const {
+    if (!bytes.is(kind::bytes)) return blobs_[bytes.index()];
+    const std::uint64_t op = bytes.number() >> 8;
+    return {op, op + 2, op + 2 + (bytes.number() & 0xff), pickle_array::storage::bytes};
 }
 
 BITMILL_INLINE result<void> pickle_scanner::place_content(const draft& made, pickle_array& out) {
@@ -243,7 +289,8 @@ BITMILL_INLINE result<void> pickle_scanner::place_content(const draft& made, pic
         out.data_end = at_ + out.bytes;
         return {};
     }
-    blob& of = blobs_[made.content->index()];
+    blob single = place_of(*made.content);
+    blob& of = made.content->is(kind::bytes) ? single : blobs_[made.content->index()];
     if (of.used) of.shared = true;
     of.used = true;
     out.stored = of.stored;

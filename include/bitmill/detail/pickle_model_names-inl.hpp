@@ -19,7 +19,9 @@ enum class pickle_name : std::uint8_t {
     from_buffer,
     encode,
     joblib_array,
+    scalar,
     search_tree,
+    named_tuple,  // keeps what it is given, and asks nothing of it
 };
 
 struct pickle_name_row {
@@ -38,8 +40,8 @@ inline constexpr pickle_name_row pickle_names[] = {
     {"joblib.numpy_pickle", "NumpyArrayWrapper", pickle_name::joblib_array},
     {"sklearn.neighbors._kd_tree", "newObj", pickle_name::search_tree},
     {"sklearn.neighbors._ball_tree", "newObj", pickle_name::search_tree},
-    {"numpy._core.multiarray", "scalar", pickle_name::callable},
-    {"numpy.core.multiarray", "scalar", pickle_name::callable},
+    {"numpy._core.multiarray", "scalar", pickle_name::scalar},
+    {"numpy.core.multiarray", "scalar", pickle_name::scalar},
     {"numpy.ma.core", "_mareconstruct", pickle_name::callable},
     {"numpy.random.bit_generator", "__pyx_unpickle_SeedSequence", pickle_name::callable},
     {"numpy.random._pickle", "__bit_generator_ctor", pickle_name::callable},
@@ -47,7 +49,9 @@ inline constexpr pickle_name_row pickle_names[] = {
     {"numpy.random._pickle", "__randomstate_ctor", pickle_name::callable},
     {"scipy.interpolate._bsplines", "BSpline", pickle_name::callable},
     {"scipy.interpolate._interpolate", "interp1d", pickle_name::callable},
+    {"sklearn.impute._iterative", "_ImputerTriplet", pickle_name::named_tuple},
     {"sklearn.metrics._dist_metrics", "newObj", pickle_name::callable},
+    {"sklearn.utils._metadata_requests", "RouterMappingPair", pickle_name::named_tuple},
     {"scipy._lib.array_api_compat.numpy._aliases", "asarray", pickle_name::passive},
     // What a milled pickle calls.
     {"numpy", "array", pickle_name::callable},
@@ -332,7 +336,6 @@ inline constexpr std::string_view pickle_sklearn_classes[] = {
     "RidgeClassifier",
     "RidgeClassifierCV",
     "RobustScaler",
-    "RouterMappingPair",
     "SGDClassifier",
     "SGDOneClassSVM",
     "SGDOptimizer",
@@ -392,7 +395,6 @@ inline constexpr std::string_view pickle_sklearn_classes[] = {
     "_CalibratedClassifier",
     "_ConstantPredictor",
     "_CurveScorer",
-    "_ImputerTriplet",
     "_IsotonicCalibration",
     "_MultimetricScorer",
     "_PassthroughScorer",
@@ -406,6 +408,75 @@ inline constexpr std::string_view pickle_sklearn_classes[] = {
     "make_column_selector",
 };
 static_assert(std::is_sorted(std::begin(pickle_sklearn_classes), std::end(pickle_sklearn_classes)));
+
+inline bool is_sparse_kind(std::string_view kind) {
+    static constexpr std::string_view kinds[] = {"bsr", "coo", "csc", "csr", "dia", "dok", "lil"};
+    return std::find(std::begin(kinds), std::end(kinds), kind) != std::end(kinds);
+}
+inline bool is_sparse_class(std::string_view name) {
+    return is_sparse_kind(name.substr(0, 3)) && (name.substr(3) == "_matrix" || name.substr(3) == "_array");
+}
+
+// Loading a name imports its module, which runs what stands there. These hold what models name; of numpy's others some
+// are programs (numpy.f2py.__main__), and of scikit-learn's some are tests or fetch data.
+inline constexpr std::string_view pickle_numpy_modules[] = {
+    "numpy",
+    "numpy._core._multiarray_umath",
+    "numpy._core.fromnumeric",
+    "numpy._core.multiarray",
+    "numpy._core.numeric",
+    "numpy._core.numerictypes",
+    "numpy._core.records",
+    "numpy._core.umath",
+    "numpy.core._multiarray_umath",
+    "numpy.core.fromnumeric",
+    "numpy.core.multiarray",
+    "numpy.core.numeric",
+    "numpy.core.numerictypes",
+    "numpy.core.records",
+    "numpy.core.umath",
+    "numpy.lib._function_base_impl",
+    "numpy.lib.function_base",
+    "numpy.ma",
+    "numpy.ma.core",
+    "numpy.matrixlib.defmatrix",
+    "numpy.random",
+    "numpy.random._generator",
+    "numpy.random._mt19937",
+    "numpy.random._pcg64",
+    "numpy.random._philox",
+    "numpy.random._pickle",
+    "numpy.random._sfc64",
+    "numpy.random.bit_generator",
+    "numpy.random.mtrand",
+    "numpy.rec",
+};
+
+inline bool is_quiet_sklearn_module(std::string_view module) {
+    static constexpr std::string_view loud[] = {"__check_build", "__main__", "_build_utils",
+                                                "conftest",      "datasets", "experimental",
+                                                "externals",     "setup",    "tests"};
+    while (!module.empty()) {
+        const std::size_t dot = std::min(module.find('.'), module.size());
+        const std::string_view part = module.substr(0, dot);
+        if (part.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") != std::string_view::npos)
+            return false;
+        if (std::find(std::begin(loud), std::end(loud), part) != std::end(loud)) return false;
+        module.remove_prefix(std::min(dot + 1, module.size()));
+    }
+    return true;
+}
+
+// "scipy.sparse._csr" since 1.8, "scipy.sparse.csr" before it.
+inline bool is_sparse_module(std::string_view module) {
+    static constexpr std::string_view package = "scipy.sparse";
+    if (!module.starts_with(package)) return false;
+    module.remove_prefix(package.size());
+    if (module.empty()) return true;
+    if (!module.starts_with('.')) return false;
+    module.remove_prefix(module.starts_with("._") ? 2 : 1);
+    return module.size() == 3 && is_sparse_kind(module);
+}
 
 inline bool is_sklearn_class(std::string_view module, std::string_view name) {
     const bool distance =
@@ -425,21 +496,10 @@ inline bool is_sklearn_function(std::string_view module, std::string_view name) 
     return module == "sklearn.cluster._kmeans" && name.starts_with("_kmeans_single_");
 }
 
-inline bool is_sparse_class(std::string_view name) {
-    for (const std::string_view kind : {"bsr", "coo", "csc", "csr", "dia", "dok", "lil"})
-        if (name.starts_with(kind) && (name.substr(3) == "_matrix" || name.substr(3) == "_array"))
-            return true;
-    return false;
-}
-
 // What a name may do; nothing where it is refused.
 inline std::optional<pickle_name> pickle_name_of(std::string_view module, std::string_view name) {
     const auto among = [&](const auto& list) {
         return std::find(std::begin(list), std::end(list), name) != std::end(list);
-    };
-    const auto below = [&](std::string_view package) {
-        return module == package ||
-               (module.starts_with(package) && module.substr(package.size()).starts_with('.'));
     };
     const auto allowed = [](bool found, pickle_name what) {
         return found ? std::optional(what) : std::nullopt;
@@ -450,9 +510,11 @@ inline std::optional<pickle_name> pickle_name_of(std::string_view module, std::s
         if (among(pickle_builtins)) return pickle_name::callable;
         return allowed(among(pickle_builtin_types), pickle_name::passive);
     }
-    if (below("scipy.sparse")) return allowed(is_sparse_class(name), pickle_name::callable);
-    if (below("numpy")) return allowed(among(pickle_numpy_names), pickle_name::passive);
-    if (!below("sklearn") || module.find(".externals") != std::string_view::npos) return std::nullopt;
+    if (is_sparse_module(module)) return allowed(is_sparse_class(name), pickle_name::callable);
+    if (std::find(std::begin(pickle_numpy_modules), std::end(pickle_numpy_modules), module) !=
+        std::end(pickle_numpy_modules))
+        return allowed(among(pickle_numpy_names), pickle_name::passive);
+    if (!module.starts_with("sklearn.") || !is_quiet_sklearn_module(module)) return std::nullopt;
     constexpr std::string_view cython = "__pyx_unpickle_";  // how its classes are made anew
     const std::string_view type = name.starts_with(cython) ? name.substr(cython.size()) : name;
     if (is_sklearn_class(module, type)) return pickle_name::callable;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <charconv>
 #include <deque>
 #include <map>
@@ -38,11 +39,12 @@ public:
 private:
     enum class kind : std::uint8_t {
         mark,
-        opaque,     // nothing that arrays need
-        integer,    // the number, if it is at least 0 and below 2^56
-        boolean,    // 0 or 1
-        text,       // offset of its instruction << 8 | bytes; longer ones are blobs
-        blob,       // which one
+        opaque,   // nothing that arrays need
+        integer,  // the number, if it is at least 0 and below 2^56
+        boolean,  // 0 or 1
+        text,     // offset of its instruction << 8 | bytes; longer ones are blobs
+        bytes,  // the same, of bytes: too short for an array that is coded, so they may stand for many things
+        blob,   // which one
         encoded,    // a blob that went through _codecs.encode
         tuple,      // index of its first item << 8 | items
         name,       // which one
@@ -72,8 +74,9 @@ private:
     // What holds arrays, or is one; each knows who holds it.
     struct node {
         std::uint32_t parent = 0;  // its number + 1
-        std::uint32_t count = 0;   // items so far; of an array: the array's number + 1
-        std::uint64_t key = 0;     // in the parent; of an array without a parent: its place in the memo
+        std::uint32_t count =
+            0;  // items so far; of an array: the array's number + 1; of a single: its value as float32
+        std::uint64_t key = 0;  // in the parent; of an array without a parent: its place in the memo
     };
     // What an object does when it is called, appended to or given its state may lie in the state that it already has:
     // pickle.load looks for `append` and `__setstate__` in the object first, and so do constructors for `keys`.
@@ -83,6 +86,7 @@ private:
         has_state = 4,      // is given no other
         holds_list = 8,     // a tuple with one in it, however deep
         holds_object = 16,  // the same
+        is_single = 32,     // a float scalar of numpy
     };
     static constexpr std::uint64_t key_is_text = std::uint64_t{1} << 63;
     static constexpr std::uint64_t key_is_index = std::uint64_t{1} << 62;
@@ -311,6 +315,8 @@ private:
     result<void> call(bool by_class, std::size_t arguments);
     result<value> called(pickle_name function, value arguments, std::uint64_t begin);
     result<value> made_dtype(value arguments);
+    result<void> note_single(value arguments, std::uint64_t node_index);
+    result<void> name_singles();
     result<value> encoded(value arguments);
     result<void> build();
     result<void> build_dtype(std::size_t index, value state);
@@ -318,6 +324,7 @@ private:
     result<void> enter_inner(slot wrapper);
     result<void> stop();
     result<void> add_array(const draft& made, std::uint64_t node_index, std::uint64_t begin);
+    [[nodiscard]] blob place_of(value bytes) const;
     result<void> place_content(const draft& made, pickle_array& out);
     [[nodiscard]] static std::optional<dtype> plain_dtype(const type_of_array& type);
     result<std::uint64_t> elements_of(value shape, std::vector<std::uint64_t>* lengths);

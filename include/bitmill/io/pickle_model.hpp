@@ -53,6 +53,12 @@ struct pickle_array {
         memo;  // it was put there before it was complete, and is fetched from there later
 };
 
+// A float64 scalar of numpy, such as the intercept_ of a regressor, as far as float32 holds it.
+struct pickle_single {
+    std::string name;
+    float value = 0;
+};
+
 // An open pickle of protocol 2 to 5. Its instructions are followed, never run: values are only told apart as far as
 // arrays need it, and a name (class or function) beyond those of numpy, scipy.sparse, scikit-learn and a few of
 // Python's own types is refused. Move-only, immutable: const calls are safe from many threads.
@@ -75,6 +81,8 @@ public:
     [[nodiscard]] const input_file& file() const noexcept { return file_; }
     // In the order in which they are complete. Arrays of other element types (objects, texts, structures) are none.
     [[nodiscard]] const std::deque<pickle_array>& arrays() const noexcept { return arrays_; }
+    // Only those whose attribute is called intercept_: a forest may hold a million others.
+    [[nodiscard]] const std::deque<pickle_single>& singles() const noexcept { return singles_; }
     [[nodiscard]] const std::deque<frame>& frames() const noexcept { return frames_; }
     [[nodiscard]] const std::deque<padding>& paddings() const noexcept { return paddings_; }
     [[nodiscard]] unsigned protocol() const noexcept { return protocol_; }  // stands at byte 1
@@ -86,6 +94,7 @@ private:
 
     input_file file_;
     std::deque<pickle_array> arrays_;
+    std::deque<pickle_single> singles_;
     std::deque<frame> frames_;
     std::deque<padding> paddings_;
     unsigned protocol_ = 0;
