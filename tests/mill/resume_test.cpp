@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <bitmill/detail/checksum-inl.hpp>
 #include <bitmill/mill/manifest.hpp>
 
 #include <gguf_files.hpp>
@@ -233,6 +234,25 @@ TEST_CASE("resume: a .gguf alone, which has no manifest") {
     REQUIRE_MESSAGE(mended, mended.error().text());
     CHECK(mended->resumed_bytes > 0);
     CHECK(get_file(out) == whole);
+}
+
+TEST_CASE("resume: a checksum tells every changed bit and every length") {
+    std::vector<std::byte> bytes(100);
+    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 7);
+    for (std::size_t count = 0; count <= bytes.size(); ++count) {
+        const std::span<std::byte> part(bytes.data(), count);
+        const auto whole = bitmill::detail::checksum_of(part);
+        for (std::size_t bit = 0; bit < 8 * count; ++bit) {
+            part[bit / 8] ^= static_cast<std::byte>(1u << bit % 8);
+            CHECK(bitmill::detail::checksum_of(part) != whole);
+            part[bit / 8] ^= static_cast<std::byte>(1u << bit % 8);
+        }
+        CHECK(bitmill::detail::checksum_of(part) == whole);
+    }
+    const std::vector<std::byte> zeros(100);
+    for (std::size_t count = 1; count <= zeros.size(); ++count)
+        CHECK(bitmill::detail::checksum_of(std::span(zeros).first(count)) !=
+              bitmill::detail::checksum_of(std::span(zeros).first(count - 1)));
 }
 
 TEST_CASE("resume: entries that were torn or changed are not believed") {

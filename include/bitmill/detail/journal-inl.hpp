@@ -1,6 +1,7 @@
 // Which tiles of an unfinished folder are done and on disk, so that the same command goes on where a killed one stopped.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <functional>
@@ -26,7 +27,8 @@ struct tile_record {
     error_metrics error;
     error_metrics base_error;  // planes: of the base alone
     digest source{};
-    std::array<digest, 3> parts{};  // of codes or copy, scales, and the third part: no scheme has more
+    // Of codes or copy, scales, and the third part: no scheme has more. Checksums where no manifest lists them.
+    std::array<digest, 3> parts{};
 };
 
 // The sums of an error_metrics, without padding.

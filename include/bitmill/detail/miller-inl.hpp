@@ -6,6 +6,7 @@
 #include <span>
 
 #include <bitmill/core/sha256.hpp>
+#include <bitmill/detail/checksum-inl.hpp>
 #include <bitmill/detail/journal-inl.hpp>
 #include <bitmill/detail/manifest-inl.hpp>
 #include <bitmill/detail/prune-inl.hpp>
@@ -66,7 +67,7 @@ inline std::uint64_t third_part(const encoded_sizes& sizes) {
 
 class miller {
 public:
-    // `listed`: a manifest will say what the source was; without one that is not hashed.
+    // `listed`: a manifest will say what source and output are; without one a checksum does for what is taken up again.
     miller(const checkpoint& model, mill_plan& plan, const mill_options& options, bool listed)
         : model_(model), plan_(plan), options_(options), listed_(listed),
           values_(model, plan.source, options.memory), runner_(options, total_work()) {}
@@ -396,13 +397,17 @@ private:
         return {};
     }
 
+    [[nodiscard]] digest hash_of(std::span<const std::byte> bytes) const {
+        return listed_ ? sha256::of(bytes) : checksum_of(bytes);
+    }
+
     result<void> write_tile(const tile& one, tile_buffers& buffers, weight_files& files,
                             tile_record& record) const {
         const planned_tensor& t = plan_.tensors[one.tensor];
         auto view = read(one, buffers);
         if (!view) return view.error();
-        const auto digest_of = [](const void* bytes, std::uint64_t count) {
-            return sha256::of({static_cast<const std::byte*>(bytes), static_cast<std::size_t>(count)});
+        const auto digest_of = [&](const void* bytes, std::uint64_t count) {
+            return hash_of({static_cast<const std::byte*>(bytes), static_cast<std::size_t>(count)});
         };
         if (listed_ || !t.effective)
             record.source = record.parts[0] = digest_of(view->data, source_bytes(one));
@@ -538,7 +543,7 @@ private:
                                                                      static_cast<std::size_t>(count));
                                      auto read =
                                          opened[place.file]->read_at(files.offset_of(place) + offset, room);
-                                     if (read && sha256::of(room) != records_[which[i]].parts[slot])
+                                     if (read && hash_of(room) != records_[which[i]].parts[slot])
                                          done[which[i]] = 0;
                                      return read;
                                  });
