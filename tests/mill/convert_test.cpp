@@ -2,6 +2,7 @@
 #include <bitmill/mill/convert.hpp>
 
 #include <cstring>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -204,10 +205,30 @@ std::string blocks_of(const codes& c) {
     return bytes;
 }
 
+constexpr const char* up_proj = "model.layers.0.mlp.up_proj";
+constexpr const char* sizes =
+    R"({"num_hidden_layers": 1, "hidden_size": 96, "intermediate_size": 48, "num_attention_heads": 2, "vocab_size": 2, )";
+
 folder renamed(folder f) {
     std::erase_if(f.parts, [](const auto& t) { return t.name == "a.bias"; });
-    for (auto& part : f.parts) part.name.replace(0, 1, "model.layers.0.mlp.up_proj");
+    for (auto& part : f.parts) part.name.replace(0, 1, up_proj);
+    f.config.replace(0, 1, sizes);
     return f;
+}
+
+std::vector<std::string> pairs_of_model(std::uint64_t heads = 2) {
+    return {gguf_pair("general.architecture", 8, gguf_string("llama")),
+            gguf_pair("llama.block_count", 4, le4(1)),
+            gguf_pair("llama.context_length", 10, little_endian(2048)),
+            gguf_pair("llama.embedding_length", 5, le4(96)),
+            gguf_pair("llama.feed_forward_length", 9, gguf_array(4, 1, le4(48))),
+            gguf_pair("llama.attention.head_count", 4, le4(heads)),
+            gguf_pair("llama.attention.layer_norm_rms_epsilon", 6, gguf_bits(1e-6f)),
+            gguf_pair("tokenizer.ggml.tokens", 9, gguf_array(8, 2, gguf_string("a") + gguf_string("b")))};
+}
+
+std::string file_of(const std::vector<std::string>& pairs, const std::vector<float>& values) {
+    return gguf_of(pairs, {{"blk.0.ffn_up.weight", {96, 48}, 0, 0}}, raw(values));
 }
 
 }  // namespace
@@ -222,10 +243,9 @@ TEST_CASE("convert: Q4_0 and Q8_0 of GGUF and back") {
             const temp_folder temp{memory_parent()};
             put_model(temp / "m", coded.parts, coded.config);
             put_model(temp / "plain",
-                      {{"model.layers.0.mlp.up_proj.weight", dtype::f32, {48, 96}, raw(c.values())}},
-                      R"({"model_type": "llama", "dtype": "float16"})");
-            put_file(temp / "like.gguf", gguf_of({gguf_pair("general.architecture", 8, gguf_string("qwen2"))},
-                                                 {{"blk.0.ffn_up.weight", {96, 48}, 0, 0}}, raw(c.values())));
+                      {{std::string(up_proj) + ".weight", dtype::f32, {48, 96}, raw(c.values())}},
+                      std::string(sizes) + R"("model_type": "llama", "dtype": "float16"})");
+            put_file(temp / "like.gguf", file_of(pairs_of_model(), c.values()));
             bitmill::convert_options options;
             options.threads = 2;
             options.like = temp / "like.gguf";
@@ -255,4 +275,117 @@ TEST_CASE("convert: Q4_0 and Q8_0 of GGUF and back") {
                   error_code::invalid_argument);
         }
     }
+}
+
+TEST_CASE("convert: keys, rows and tensors of another model") {
+    const codes c = in_the_middle(codes(48, 96, 32, 4));
+    const folder coded = renamed(symmetric(c));
+    const temp_folder temp{memory_parent()};
+    put_model(temp / "m", coded.parts, coded.config);
+    const auto error_of = [&](const std::string& file) {
+        bitmill::convert_options options;
+        options.like = temp / "like.gguf";
+        options.dry_run = true;
+        put_file(options.like, file);
+        const auto done = bitmill::convert(temp / "m", {}, container::gguf, options);
+        return done ? std::string() : done.error().text();
+    };
+    const auto pairs = pairs_of_model();
+    CHECK(error_of(file_of(pairs, c.values())) == "");
+    CHECK(error_of(file_of(pairs_of_model(3), c.values())).find("head_count is 3") != std::string::npos);
+    for (std::size_t i = 0; i < pairs.size(); ++i) {
+        CAPTURE(i);
+        auto fewer = pairs;
+        fewer.erase(fewer.begin() + static_cast<std::ptrdiff_t>(i));
+        const std::string error = error_of(file_of(fewer, c.values()));
+        CHECK(error.find(i == 0 ? "of architecture ''" : "is missing") != std::string::npos);
+        CHECK(error.find("like.gguf") != std::string::npos);
+    }
+    for (const std::size_t row : {0u, 24u, 47u}) {
+        CAPTURE(row);
+        for (const float factor : {-1.f, 0.f, 2.f, std::numeric_limits<float>::quiet_NaN()}) {
+            auto values = c.values();
+            for (std::size_t i = 0; i < 96; ++i) values[row * 96 + i] *= factor;
+            const std::string error = error_of(file_of(pairs, values));
+            CHECK(error.find("see row " + std::to_string(row)) != std::string::npos);
+            CHECK(error.find(up_proj) != std::string::npos);
+        }
+    }
+    const std::string more =
+        gguf_of(pairs, {{"blk.0.ffn_up.weight", {96, 48}, 0, 0}, {"b", {1}, 0, 48 * 96 * 4}},
+                raw(c.values()) + std::string(4, '\0'));
+    CHECK(error_of(more).find("no counterpart") != std::string::npos);
+    folder bias = coded;
+    bias.parts.push_back(make_tensor(std::string(up_proj) + ".bias", dtype::f16, {48}, 1));
+    put_model(temp / "m", bias.parts, bias.config);
+    CHECK(error_of(file_of(pairs, c.values())).find("no tensor for it") != std::string::npos);
+}
+
+TEST_CASE("convert: scales that are no numbers") {
+    const codes c = in_the_middle(codes(48, 96, 32, 4));
+    for (const float scale :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+        const std::string why = std::string("row 1, group 2 is ") + (scale != scale ? "NaN" : "infinite");
+        for (const dtype type : {dtype::f32, dtype::f16}) {
+            std::vector<float> wide(c.s.begin(), c.s.end());
+            wide[5] = scale;
+            std::vector<std::uint16_t> halves;
+            for (const float one : wide) halves.push_back(bitmill::f16_from_f32(one));
+            folder f = symmetric(c);
+            f.part("a.weight_scale") = {
+                "a.weight_scale", type, {48, 3}, type == dtype::f32 ? raw(wide) : raw(halves)};
+            for (const container to : {container::gptq, container::awq, container::compressed_tensors})
+                check_refusal(f, to, why);
+        }
+    }
+}
+
+TEST_CASE("convert, dequantize, quantize: a folder that holds more than one model's weights") {
+    const codes c = in_the_middle(codes(48, 96, 32, 4));
+    const temp_folder temp{memory_parent()};
+    const auto errors_of = [&](const folder& f) {
+        put_model(temp / "m", f.parts, f.config);
+        bitmill::mill_options to;
+        to.to = bitmill::scheme_type::int8;
+        const auto converted = bitmill::convert(temp / "m", temp / "1", container::gptq, {});
+        const auto decoded = bitmill::dequantize(temp / "m", temp / "2", std::nullopt, {});
+        const auto milled = bitmill::quantize(temp / "m", temp / "3", to);
+        std::vector<bitmill::error> errors;
+        if (!converted) errors.push_back(converted.error());
+        if (!decoded) errors.push_back(decoded.error());
+        if (!milled) errors.push_back(milled.error());
+        return errors;
+    };
+    const auto check_all = [&](const folder& f, error_code code, const std::string& why) {
+        CAPTURE(why);
+        const auto errors = errors_of(f);
+        CHECK(errors.size() == 3);
+        for (const auto& one : errors) {
+            CHECK(one.code == code);
+            CHECK(one.message.find(why) != std::string::npos);
+        }
+        CHECK(entries_of(temp.path()) == std::vector<std::string>{"m"});
+    };
+    folder twice = symmetric(c);
+    twice.parts.push_back({"a.weight", dtype::f32, {48, 96}, raw(c.values())});
+    check_all(twice, error_code::bad_input, "stored coded, too");
+    const auto with = [&](const std::string& before, const std::string& text) {
+        folder f = symmetric(c);
+        f.config.replace(f.config.find(before), 0, text);
+        return f;
+    };
+    check_all(with("\"config_groups\"", R"("kv_cache_scheme": {"num_bits": 8}, )"), error_code::unsupported,
+              "kv_cache_scheme");
+    check_all(with("\"config_groups\"", R"("transform_config": {"config_groups": {"u": {}}}, )"),
+              error_code::unsupported, "transform_config");
+    check_all(with("\"config_groups\"", R"("sparsity_config": {"format": "sparse-bitmask"}, )"),
+              error_code::unsupported, "sparsity_config");
+    check_all(with("\"targets\"", R"("output_activations": {"num_bits": 8}, )"), error_code::unsupported,
+              "output_activations");
+    CHECK(
+        errors_of(
+            with(
+                "\"config_groups\"",
+                R"("kv_cache_scheme": null, "transform_config": {}, "sparsity_config": {"format": "dense"}, )"))
+            .empty());
 }

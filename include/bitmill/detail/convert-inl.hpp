@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <map>
 
@@ -202,14 +203,16 @@ private:
 
     result<void> check_scales(const stored_tensor& t, const piece& p, element_buffer& buffer) const {
         const dtype type = scale_type(t);
-        if (!p.to.by_group || type == dtype::f16) return {};
         auto bytes = load(t.scales, buffer);
         if (!bytes) return bytes.error();
-        for (std::uint64_t i = 0; i < p.from.out * p.from.groups; ++i) {
-            if (!fits_f16(float_at(type, *bytes, i)))
-                return refuse(t, "its scales are " + std::string(facts(type).name) +
-                                     ", and F16 does not hold each of them");
-        }
+        for (std::uint64_t r = 0; r < p.from.out; ++r)
+            for (std::uint64_t g = 0; g < p.from.groups; ++g) {
+                const float scale = float_at(type, *bytes, p.from.scale_at(r, g));
+                if (!std::isfinite(scale)) return refuse(t, not_finite(scale, r, g));
+                if (p.to.by_group && !fits_f16(scale))
+                    return refuse(t, "its scales are " + std::string(facts(type).name) +
+                                         ", and F16 does not hold each of them");
+            }
         return {};
     }
 

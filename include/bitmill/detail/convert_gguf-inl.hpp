@@ -58,8 +58,7 @@ public:
             const auto at = pairs_.find(t.name);
             if (at) met.insert(*at);
             if (!t.coded()) {
-                if (at)
-                    if (auto done = pairs_.check_norm(t, *at); !done) return done;
+                if (auto done = pairs_.check_plain(t, at); !done) return done;
                 continue;
             }
             if (!at)
@@ -177,11 +176,12 @@ private:
         p.bytes = p.from.out * (p.from.in / gguf_block) * facts(p.type).block_bytes;
         weights_by_bits_[p.from.bits] += t.elements;
         if (auto done = check_zeros(t, p, buffer); !done) return done;
-        if (auto done = check_scales(t, p, buffer); !done) return done;
+        auto noise = check_scales(t, p, buffer);
+        if (!noise) return noise.error();
         auto rows = pairs_.order_of(t.name, p.from.out);
         if (!rows) return rows.error();
         p.rows = *rows;
-        return pairs_.check_matrix(t, at, p.rows);
+        return pairs_.check_same(t, at, *noise);
     }
 
     result<void> check_zeros(const stored_tensor& t, const piece& p, element_buffer& buffer) const {
@@ -198,20 +198,25 @@ private:
         return {};
     }
 
-    result<void> check_scales(const stored_tensor& t, const piece& p, element_buffer& buffer) const {
+    result<same_values::row_noise> check_scales(const stored_tensor& t, const piece& p,
+                                                element_buffer& buffer) const {
         const dtype type = scale_type(t);
         auto bytes = load_whole(model_, t.scales, buffer);
         if (!bytes) return bytes.error();
+        same_values::row_noise noise(p.from.out);
         for (std::uint64_t r = 0; r < p.from.out; ++r)
             for (std::uint64_t g = 0; g < p.from.groups; ++g) {
                 const float scale = float_at(type, *bytes, p.from.scale_at(r, g));
-                if (!std::isfinite(scale) || !fits_f16(scale))
+                if (!std::isfinite(scale))
+                    return refuse(t, not_finite(scale, r, g) + "; quantize the model anew");
+                if (!fits_f16(scale))
                     return refuse(t, "its scales are " + std::string(facts(type).name) +
                                          ", and F16, which blocks have, does not hold that of row " +
                                          std::to_string(r) + ", group " + std::to_string(g) +
                                          "; quantize an F16 model, whose scales are F16");
+                noise[r] += static_cast<double>(scale) * scale / 12 * static_cast<double>(p.group);
             }
-        return {};
+        return noise;
     }
 
     result<void> write_coded(const piece& p, tile_buffers& buffers, weight_files& files) const {
@@ -255,7 +260,8 @@ public:
                  const stored_model& like_stored, const work_options& options)
         : model_(model), stored_(stored), like_(like), like_stored_(like_stored),
           runner_(options, stored_bytes(like_stored)),
-          pairs_(like, like_stored, model, stored, options.memory) {}
+          pairs_(like, like_stored, model, stored, options.memory),
+          buffer_(memory_or_default(options.memory)) {}
 
     result<void> check(mill_report& report) {
         if (auto done = pairs_.open(); !done) return done;
@@ -264,19 +270,18 @@ public:
         for (const auto& t : like_stored_.tensors) {
             piece& p = pieces_.emplace_back();
             const auto at = pairs_.find(t.name);
-            if (!at) continue;
-            met.insert(*at);
-            const auto block = model_.shard(0)[*at].block;
-            if (!block) {
-                if (auto done = pairs_.check_norm(t, *at); !done) return done;
-            } else if (!t.name.starts_with("model.layers.")) {
+            const auto block = at ? model_.shard(0)[*at].block : std::nullopt;
+            if (at) met.insert(*at);
+            if (block && t.name.starts_with("model.layers.")) {
+                if (auto done = check_coded(t, *at, *block, p); !done) return done;
+                any = true;
+                continue;
+            }
+            if (auto done = pairs_.check_plain(t, at); !done) return done;
+            if (block)
                 report.warnings.push_back(stored_.tensors[*at].name + " is " +
                                           std::string(facts(*block).name) +
                                           " in the file; the output has the floats of " + like_.root());
-            } else {
-                if (auto done = check_coded(t, *at, *block, p); !done) return done;
-                any = true;
-            }
         }
         if (!any)
             return error{.code = error_code::invalid_argument,
@@ -366,7 +371,7 @@ private:
         std::vector<weight_files::place> places;
     };
 
-    result<void> check_coded(const stored_tensor& t, std::size_t at, ggml_type type, piece& p) const {
+    result<void> check_coded(const stored_tensor& t, std::size_t at, ggml_type type, piece& p) {
         const auto& source = stored_.tensors[at];
         if (type != ggml_type::q4_0 && type != ggml_type::q8_0)
             return error{
@@ -389,7 +394,24 @@ private:
         auto rows = pairs_.order_of(t.name, p.out);
         if (!rows) return rows.error();
         p.rows = *rows;
-        return pairs_.check_matrix(t, at, p.rows);
+        if (auto done = check_scales(source, at, type); !done) return done;
+        return pairs_.check_same(t, at);
+    }
+
+    result<void> check_scales(const stored_tensor& source, std::size_t at, ggml_type type) {
+        auto bytes = load_whole(model_, {0, at}, buffer_);
+        if (!bytes) return bytes.error();
+        const std::uint64_t groups = source.shape[1] / gguf_block;
+        for (std::uint64_t i = 0; i < source.shape[0] * groups; ++i) {
+            const float scale = float_at(dtype::f16, *bytes + i * facts(type).block_bytes, 0);
+            if (std::isfinite(scale)) continue;
+            return error{.code = error_code::bad_input,
+                         .message = not_finite(scale, i / groups, i % groups) + "; make the file anew",
+                         .file = model_.shard(0).file().path(),
+                         .tensor = source.name,
+                         .offset = model_.shard(0)[at].offset + i * facts(type).block_bytes};
+        }
+        return {};
     }
 
     [[nodiscard]] static scheme scheme_of(const piece& p) {
@@ -444,6 +466,7 @@ private:
     const stored_model& like_stored_;
     tile_runner runner_;
     gguf_pairs pairs_;
+    element_buffer buffer_;
     std::vector<piece> pieces_;  // as like_stored_.tensors
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 
@@ -145,6 +146,12 @@ inline float float_at(dtype type, const std::byte* bytes, std::uint64_t index) {
 inline bool fits_f16(float value) {
     const float half = f32_from_f16(f16_from_f32(value));
     return std::memcmp(&value, &half, sizeof value) == 0;
+}
+
+inline std::string not_finite(float scale, std::uint64_t row, std::uint64_t group) {
+    return std::string("its scale of row ") + std::to_string(row) + ", group " + std::to_string(group) +
+           " is " + (std::isnan(scale) ? "NaN" : "infinite") +
+           ": no weight is coded like that; quantize the model anew";
 }
 
 inline constexpr std::uint64_t gguf_block = 32;

@@ -111,12 +111,46 @@ inline stored_model blocks_of(const gguf_file& file) {
     return out;
 }
 
+// What a config says of other codes than those of weights, or of what is done to values beside decoding them: without
+// it the weights are another model. "" where it says no such thing.
+inline std::string more_than_weights(const json& config) {
+    const auto says = [](const json& object, const char* key) {
+        const auto found = object.find(key);
+        return found != object.end() && !found->is_null() && !(found->is_object() && found->empty());
+    };
+    if (!config.is_object()) return {};
+    if (says(config, "kv_cache_scheme")) return "kv_cache_scheme";
+    if (says(config, "transform_config")) {
+        const json& transform = config["transform_config"];
+        const bool none = transform.is_object() && transform.size() == 1 &&
+                          transform.contains("config_groups") && !says(transform, "config_groups");
+        if (!none) return "transform_config";
+    }
+    if (says(config, "sparsity_config")) {
+        const json& sparsity = config["sparsity_config"];
+        if (!sparsity.is_object() || !sparsity.contains("format") || sparsity["format"] != "dense")
+            return "sparsity_config";
+    }
+    const auto groups = config.find("config_groups");
+    if (groups != config.end() && groups->is_object())
+        for (const auto& group : *groups)
+            if (group.is_object() && says(group, "output_activations")) return "output_activations";
+    return {};
+}
+
 inline result<stored_model> find_stored(const checkpoint& model, std::optional<scheme_type> level) {
     if (const gguf_file* gguf = model.shard(0).gguf(); gguf != nullptr && !level) return blocks_of(*gguf);
     stored_collector found(model);
     const auto said = quantization_of(model);
     if (!said) return said.error();
     const auto& [config, method, path] = *said;
+    if (const std::string more = more_than_weights(config); !more.empty())
+        return error{
+            .code = error_code::unsupported,
+            .message = "its quantization_config has a " + more +
+                       ", which says more than the codes of weights do and which this version does not read; "
+                       "quantize the plain model",
+            .file = path};
     found.config_path = path;
     found.out.quant_method = method;
     native_levels levels(found, level);

@@ -182,6 +182,10 @@ public:
             out.tensors[index_.at(owner->second)].bytes += tensor.bytes;
             return {};
         }
+        if (index_.contains(name))
+            return bad(tensor, at,
+                       "is stored coded, too, and nothing says which of the two holds: keep one of them in "
+                       "the folder");
         if (!out.quant_method.empty() && is_orphan(tensor))
             return bad(
                 tensor, at,

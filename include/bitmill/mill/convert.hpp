@@ -39,8 +39,9 @@ struct convert_options : work_options {
 // head are those of `like`. https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 // Errors: unsupported, naming the tensor, where one weight does not go over exactly: act-order, a short
 // last group, zero points that the container cannot say, scales that F16 does not hold, blocks of GGUF that
-// have minima or scales of scales; invalid_argument where `like` is missing or another model; else those of
-// dequantize. On an error `out` is what it was.
+// have minima or scales of scales, scales that are NaN or infinite (in a .gguf bad_input); invalid_argument where
+// `like` is missing or another model: its keys are not those of config.json, or one row of one tensor is further
+// away than both types round; else those of dequantize. On an error `out` is what it was.
 [[nodiscard]] result<mill_report> convert(const std::string& model, const std::string& out, container to,
                                           const convert_options& options);
 

@@ -90,9 +90,10 @@ struct stored_model {
 // Float8 and IntxUnpackedToInt8 tensors), the FP8 of transformers, bitmill and GGUF. `level`: of a bitmill folder that
 // has several; unset: the highest whose files are there.
 // A folder of GPTQ without quantization_config is read by its quantize_config.json.
-// Errors: bad_input where the tensors of a weight do not fit together, or lie there and nothing says how to read them
-// (names file and tensor), unsupported for another quantization method, invalid_argument for a level that the folder
-// has not.
+// Errors: bad_input where the tensors of a weight do not fit together, lie there and nothing says how to read them, or
+// stand beside the plain weight (names file and tensor), unsupported for another quantization method or a config that
+// says more than the codes of weights (kv_cache_scheme, transform_config, output_activations, sparsity_config),
+// invalid_argument for a level that the folder has not.
 [[nodiscard]] result<stored_model> read_stored(const checkpoint& model,
                                                std::optional<scheme_type> level = {});
 
