@@ -7,7 +7,9 @@
 #include <map>
 
 #include <bitmill/core/half.hpp>
-#include <bitmill/detail/convert_gguf-inl.hpp>
+#include <bitmill/detail/convert_from_gguf-inl.hpp>
+#include <bitmill/detail/convert_to_gguf-inl.hpp>
+#include <bitmill/detail/convert_work-inl.hpp>
 #include <bitmill/detail/guard-inl.hpp>
 #include <bitmill/detail/hf_config-inl.hpp>
 #include <bitmill/detail/layout-inl.hpp>
@@ -28,7 +30,7 @@ class converter {
 public:
     converter(const checkpoint& model, const stored_model& stored, container to, const work_options& options)
         : model_(model), stored_(stored), container_(to), options_(options),
-          runner_(options, total_bytes(stored)) {}
+          runner_(options, stored_bytes(stored)) {}
 
     // Everything that can be refused, before anything is written.
     result<void> check() {
@@ -72,14 +74,15 @@ public:
                 tiles.push_back({i, 0, t.bytes});
                 continue;
             }
-            for (std::uint64_t first = 0; first < t.bytes; first += tile_bytes)
-                tiles.push_back({i, first, std::min(tile_bytes, t.bytes - first)});
+            add_copy_tiles(tiles, i, t.bytes);
         }
         return runner_.run(
             tiles, footprint,
             [&](std::size_t, const tile& one, tile_buffers& buffers) {
-                return pieces_[one.tensor].coded ? write_coded(one.tensor, buffers, files)
-                                                 : copy(one, buffers, files);
+                return pieces_[one.tensor].coded
+                           ? write_coded(one.tensor, buffers, files)
+                           : copy_tile(model_, stored_.tensors[one.tensor].codes, one, buffers, files,
+                                       pieces_[one.tensor].places.front());
             },
             [](const tile& one) { return one.count; });
     }
@@ -140,11 +143,6 @@ private:
         std::vector<weight_files::place> places;
     };
 
-    static std::uint64_t total_bytes(const stored_model& stored) {
-        std::uint64_t sum = 0;
-        for (const auto& t : stored.tensors) sum += t.bytes;
-        return sum;
-    }
     [[nodiscard]] const char* name() const { return container_names[static_cast<std::size_t>(container_)]; }
     [[nodiscard]] error refuse(const stored_tensor& t, const std::string& why) const {
         return {.code = error_code::unsupported,
@@ -338,15 +336,6 @@ private:
         return {};
     }
 
-    result<void> copy(const tile& one, tile_buffers& buffers, weight_files& files) const {
-        const auto& t = stored_.tensors[one.tensor];
-        const auto& file = model_.shard(t.codes.shard);
-        std::byte* bytes = grow(buffers.source, one.count);
-        auto done = file.read(file[t.codes.tensor], one.first, {bytes, static_cast<std::size_t>(one.count)});
-        if (!done) return done;
-        return files.write(pieces_[one.tensor].places.front(), one.first, bytes, one.count);
-    }
-
     [[nodiscard]] ordered_json group_size() const {
         return group_ == 0 ? ordered_json(-1) : ordered_json(group_);
     }
@@ -434,20 +423,10 @@ inline result<mill_report> convert(const std::string& path, const std::string& o
         if (!others) return others.error();
         if (auto done = commit(*folder, {}, options, work.now()); !done) return done.error();
     }
-    report.source = path;
-    report.output = out;
-    report.requested = report.format = to_text(to);
-    report.dry_run = options.dry_run;
-    report.source_bytes = source_file_bytes(*model);
     report.bytes = *bytes;
     report.side_bytes = side_file_bytes(*model);
-    for (std::size_t i = 0; i < stored->tensors.size(); ++i) {
-        if (facts(stored->tensors[i].type).weight) report.parameters += stored->tensors[i].elements;
-        report.tensors.push_back(work.row_of(i));
-    }
-    report.seconds = clock.seconds();
-    log_report(options, report);
-    return report;
+    add_rows(report, work, *stored);
+    return finish_report(std::move(report), *model, path, out, to, options, clock);
 }
 
 }  // namespace detail
