@@ -36,8 +36,9 @@ struct work_flags {
     std::string device = "auto";
 
     void add_to(CLI::App& verb, bitmill::work_options& options, const char* what = "MODEL",
-                const char* meaning = "a Hugging Face folder, or a .safetensors, .bin, .pt or .pth file",
-                const char* to = "the folder to write");
+                const char* meaning =
+                    "a Hugging Face folder, or a .safetensors, .bin, .pt, .pth, .gguf, .pkl or .joblib file",
+                const char* to = "the folder to write, or the file where MODEL is a .gguf or a pickle");
     // Checks what the parser cannot; an error is shown and its exit code returned.
     int check(bool needs_output) const;
 };

@@ -104,15 +104,16 @@ TEST_CASE("pickle mill: int8 multiplies codes by a scale of the array's own type
     std::vector<double> values;
     for (int i = -127; i <= 127; ++i) values.push_back(0.5 * i);
     values.back() = 63.75;  // the largest is 127.5 scales
-    put_file(temp / "m.pkl", pickle_with(pickle_array_of({1, 255}, doubles(values))));
+    put_file(temp / "m.pkl", pickle_with(pickle_array_of({1, 255}, doubles(values)), 3, "weights"));
     const auto report = bitmill::quantize(temp / "m.pkl", temp / "o.pkl", to(bitmill::scheme_type::int8));
     REQUIRE_MESSAGE(report, report.error().text());
     std::string codes;
     for (int i = -127; i <= 127; ++i) codes += static_cast<char>(i);
     const std::string expected = pickle_with(
         pickle_name("numpy", "multiply") + pickle_blank_array() + "(K\1" + pickle_numbers({1, 255}) +
-        pickle_dtype("f8") + "0" + name_of_dtype + pickle_text("i1") + "\x89\x88\x87R" + "\x89" + "C\xff" +
-        codes + "tb" + "G\x3f\xe0" + std::string(6, '\0') + "\x86R");
+            pickle_dtype("f8") + "0" + name_of_dtype + pickle_text("i1") + "\x89\x88\x87R" + "\x89" +
+            "C\xff" + codes + "tb" + "G\x3f\xe0" + std::string(6, '\0') + "\x86R",
+        3, "weights");
     CHECK(get_file(temp / "o.pkl") == expected);
     CHECK(report->tensors[0].effective == "int8 per_tensor");
 }

@@ -45,3 +45,12 @@ def test_named_models_and_fp16(bitmill, tmp_path):
     assert sorted(p.name for p in (tmp_path / "models" / "quantized").iterdir()) == ["intent"]
     assert "sentiment" in bitmill("batch", tmp_path / "models", "--model", "emails", code=2).err
     bitmill("batch", tmp_path / "models", "--bit-depth", "12", code=2)
+
+
+def test_options_that_no_model_can_meet_are_refused_before_any_is_milled(bitmill, minilm, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "a").symlink_to(minilm)
+    for option in (("--target-sparsity", "1.5"), ("--weight-threshold", "nan"), ("--prune-relative", "2")):
+        done = bitmill("batch", tmp_path / "models", "-o", tmp_path / "out", *option, code=2)
+        assert option[0][2:].replace("-", "_") in done.err or option[0] in done.err, done
+        assert {p.name for p in tmp_path.iterdir()} == {"models"}

@@ -273,11 +273,12 @@ def test_small_and_wide_numbers_take_more_bits_or_stay(bitmill, tmp_path):
         "small variances": np.geomspace(1e-9, 10, 1000)[None],
         "vector": rng.normal(size=1000),
         "coef_": rng.normal(size=1000),
+        "columns": rng.normal(size=(500, 2)) + [47, -122],
     }
     write(model, tmp_path / "m.pkl", 4)
     for to, expected in (
-        ("int8", {"outlier": "fp16", "tiny": "int8 per_tensor", "large": "int8 per_tensor", "variances": "fp16", "small variances": "keep", "vector": "fp16", "coef_": "int8 per_tensor"}),
-        ("fp16", {"outlier": "fp16", "tiny": "keep", "large": "keep", "variances": "fp16", "small variances": "keep", "vector": "fp16", "coef_": "fp16"}),
+        ("int8", {"outlier": "fp16", "tiny": "int8 per_tensor", "large": "int8 per_tensor", "variances": "fp16", "small variances": "keep", "vector": "fp16", "coef_": "int8 per_tensor", "columns": "keep"}),
+        ("fp16", {"outlier": "fp16", "tiny": "keep", "large": "keep", "variances": "fp16", "small variances": "keep", "vector": "fp16", "coef_": "fp16", "columns": "keep"}),
     ):
         report = bitmill("quantize", tmp_path / "m.pkl", "-o", tmp_path / to, "--to", to, "--json").json()
         assert {t["name"]: t["effective"] for t in report["tensors"]} == expected, to
@@ -289,7 +290,7 @@ def test_small_and_wide_numbers_take_more_bits_or_stay(bitmill, tmp_path):
     row = report["tensors"][1]
     assert row["effective"] == "fp16" and "int8 would keep only" in row["reason"], row
     row = report["tensors"][0]
-    assert row["effective"] == "fp16" and "over a quarter of it would become 0" in row["reason"], row
+    assert row["effective"] == "fp16" and "over a twentieth of it would become 0" in row["reason"], row
 
 
 def test_it_loads_with_numpy_alone(bitmill, tmp_path):
@@ -428,6 +429,7 @@ def test_what_pickles_do_not_take(bitmill, tmp_path):
         (("quantize", source, "-o", out, "--to", "both"), "one type at a time"),
         (("quantize", source, "-o", out, "--to", "int8", "--prune-relative", "0.1"), "weight_threshold"),
         (("quantize", source, "-o", out, "--to", "int8", "--target-sparsity", "0.5"), "weight_threshold"),
+        (("quantize", source, "-o", tmp_path / "o.gguf", "--to", "int8"), ".pkl"),
         (("dequantize", source, "-o", out), "pickle.load"),
         (("convert", source, "-o", out, "--format", "gptq"), "pickled model"),
         (("verify", source, source), "no manifest.json"),

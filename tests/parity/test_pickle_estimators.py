@@ -6,18 +6,19 @@ import struct
 import numpy as np
 import pytest
 from sklearn.compose import ColumnTransformer
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, FastICA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.feature_selection import RFE, SelectFromModel, SelectKBest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.impute import IterativeImputer, KNNImputer
 from sklearn.isotonic import IsotonicRegression
 from sklearn.kernel_approximation import Nystroem, RBFSampler
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.mixture import GaussianMixture
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.neighbors import KNeighborsRegressor
@@ -33,6 +34,7 @@ from sklearn.preprocessing import (
     TargetEncoder,
 )
 from sklearn.svm import SVC, SVR
+from sklearn.tree import DecisionTreeClassifier
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 RANDOM = np.random.default_rng(0)
@@ -45,6 +47,9 @@ YEARS = 2000 + 5 * NORMAL[:, :18]
 UNITS = np.hstack([NORMAL, 1e5 * RANDOM.normal(size=(600, 20))])  # half of them in small units
 UNIT_TARGET = UNITS @ np.append(RANDOM.normal(size=20), 1e-5 * RANDOM.normal(size=20))
 WIDE = RANDOM.normal(size=(600, 40)) @ (np.geomspace(1, 1e4, 40)[:, None] * RANDOM.normal(size=(40, 40)))
+CANCER = load_breast_cancer(return_X_y=True)
+WINE = load_wine(return_X_y=True)
+TEXTS = [" ".join(f"w{w}" for w in RANDOM.zipf(1.4, 30) if w < 500) for _ in range(400)]
 # Name: (estimator, data, target, what is asked, what it is asked of).
 CASES = {
     "one-hot": (OneHotEncoder(), KINDS, None, "transform", KINDS),
@@ -82,6 +87,15 @@ CASES = {
     "elimination": (RFE(Ridge(), n_features_to_select=30), DIGITS, LABELS, "predict", DIGITS),
     "imputer by a model": (IterativeImputer(random_state=0, max_iter=2), HOLES, None, "transform", HOLES),
     "counts": (MultinomialNB(), DIGITS, LABELS, "predict_log_proba", DIGITS),
+    "linear kernel": (SVC(kernel="linear", C=0.1), *CANCER, "decision_function", CANCER[0]),
+    "linear kernel, regression": (SVR(kernel="linear"), *WINE, "predict", WINE[0]),
+    "discriminant": (LinearDiscriminantAnalysis(), *WINE, "decision_function", WINE[0]),
+    "least squares": (LinearRegression(), DIGITS, LABELS, "predict", DIGITS),
+    "tree": (DecisionTreeClassifier(max_depth=6, random_state=0), DIGITS, LABELS, "predict_proba", DIGITS),
+    "tree of texts": (
+        make_pipeline(TfidfVectorizer(), DecisionTreeClassifier(random_state=0)),
+        TEXTS, np.arange(400) % 7 > 2, "predict_proba", TEXTS,
+    ),
     "function": (make_pipeline(FunctionTransformer(np.log1p), Ridge()), DIGITS, LABELS, "predict", DIGITS),
 }
 
@@ -119,7 +133,8 @@ def quantize(bitmill, tmp_path, model, *options):
 
 
 def test_known_weights_are_coded_and_include_names_others(bitmill, tmp_path):
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=50)).fit(DIGITS, LABELS)
+    wide = RANDOM.normal(size=(600, 200))
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=50)).fit(wide, LABELS[:600])
     milled, rows = quantize(bitmill, tmp_path, model, "--to", "int8")
     assert [n.rpartition(".")[2] for n, t in rows.items() if t["effective"] != "keep"] == ["coef_"]
     assert "int8" in rows[next(n for n in rows if n.endswith("coef_"))]["effective"]
@@ -129,10 +144,10 @@ def test_known_weights_are_coded_and_include_names_others(bitmill, tmp_path):
 
 
 def test_what_stands_beside_weights_counts(bitmill, tmp_path):
-    for intercept, expected in ((0.5, "int8"), (50.0, "fp16"), (5000.0, "keep")):
+    for intercept, expected in ((0.5, "int8"), (20.0, "fp16"), (5000.0, "keep")):
         for kind in (np.float64, lambda v: np.array([v])):
             model = Ridge().fit(NORMAL, TARGET)
-            model.coef_ = np.clip(np.random.default_rng(1).normal(size=40), -1, 1)
+            model.coef_ = np.clip(np.random.default_rng(1).normal(size=600), -1, 1)
             model.intercept_ = kind(intercept)
             told = quantize(bitmill, tmp_path, model, "--to", "int8")[1]["coef_"]
             assert told["effective"].startswith(expected), (intercept, told)

@@ -115,6 +115,7 @@ inline mill_options options_for(const std::string& model, mill_options options) 
 inline result<batch_report> mill_batch(const mill_options& options, const std::string& folder,
                                        const std::string& out, const std::vector<std::string>& names) {
     const stopwatch clock;
+    if (auto sound = check_pruning(options); !sound) return sound.error();  // once, not for each model
     batch_report report;
     report.source = folder;
     report.output = out.empty() ? folder + "/" + quantized_name : out;

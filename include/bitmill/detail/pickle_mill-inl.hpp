@@ -266,6 +266,11 @@ inline result<mill_report> quantize_pickle(const std::string& path, const std::s
         return error{.code = error_code::invalid_argument,
                      .message = "is the model that is read; choose another output",
                      .file = out};
+    for (const char* other : {".gguf", ".safetensors", ".bin", ".pt", ".pth"})
+        if (out.ends_with(other))
+            return error{.code = error_code::invalid_argument,
+                         .message = "a pickled model stays a pickle; give it the ending .pkl or .joblib",
+                         .file = out};
     auto file = input_file::open(path);
     if (!file) return file.error();
     const auto model = pickle_model::open(std::move(*file));

@@ -60,8 +60,10 @@ struct pickle_item {
     std::optional<scheme> requested, effective;  // empty: keep
     bool prune_only = false;
     double one_sign = 0;  // where all elements have one sign: the smallest magnitude
-    double spread = 0;    // squares of the elements about their mean, of points about each feature's
+    double spread = 0;    // squares of the elements about the mean of their column
     double strain = 0;    // see pickle_strain
+    double kernel =
+        0;  // of support vectors: the root of the squares of what they are multiplied by, in margins
     std::string reason;
     value_range range;       // of its elements, with per_tensor
     std::uint64_t rows = 0;  // as they follow one another in the file
@@ -92,8 +94,14 @@ public:
     static constexpr double least_fp16_db = 50;
     // The same, of what the numbers differ by: the 2000 that all years share is no signal.
     static constexpr double least_fp16_spread_db = 40;
-    // Weights that int8 takes for 0. More of them than this stand for features of another unit.
-    static constexpr double most_zeroed = 0.25;
+    // Weights that int8 takes for 0: 1 % of normal ones, 3 % of Laplace's. More stand for features of another unit.
+    static constexpr double most_zeroed = 0.05;
+    // Fitted weights under as many bytes are few, of features that need not be of one unit, and 8 bits save little.
+    static constexpr std::uint64_t least_int8_bytes = 4096;
+    // Of what a kernel machine says, whose margins are 1 away.
+    static constexpr double most_kernel_error = 0.05;
+    // Whose means are looked at: a column takes 32 bytes.
+    static constexpr std::uint64_t most_columns = 65536;
     // Above this fp16 does not hold each whole number.
     static constexpr double most_whole_in_fp16 = 2048;
 
@@ -166,7 +174,10 @@ private:
     [[nodiscard]] bool prunes_only() const { return options_.to == scheme_type::f32; }
     result<void> check_options() const;
     result<void> measure_companions();
+    template <class Use>
+    void each_companion(const pickle_array& array, const Use& use) const;
     [[nodiscard]] double strain_on(const pickle_array& array, double largest) const;
+    [[nodiscard]] double kernel_on(const pickle_array& array) const;
     [[nodiscard]] std::string too_lossy(const pickle_item& item, const scheme& wanted) const;
     void wish(std::size_t index, pickle_item& item, const pattern_list& include,
               const pattern_list& exclude) const;
@@ -276,19 +287,35 @@ inline result<void> pickle_planner::measure_companions() {
     return {};
 }
 
-inline double pickle_planner::strain_on(const pickle_array& array, double largest) const {
+// use(strain, magnitudes) of each attribute that stands beside the array and counts.
+template <class Use>
+void pickle_planner::each_companion(const pickle_array& array, const Use& use) const {
     const std::string_view path = attribute_path(array.name);
-    double worst = 0;
+    const std::string_view owner = owner_of(path);
     for (const auto& row : pickle_strains) {
         if (row.array != last_of(path)) continue;
-        const std::string_view owner = owner_of(path);
-        const auto beside = companions_.find(
-            owner.empty() ? std::string(row.beside) : std::string(owner) + "." + std::string(row.beside));
-        if (beside == companions_.end()) continue;
-        const double strain = strain_of(row.how, beside->second, largest);
-        worst = strain > worst || std::isnan(strain) ? strain : worst;
+        const auto beside =
+            companions_.find((owner.empty() ? "" : std::string(owner) + ".") + std::string(row.beside));
+        if (beside != companions_.end()) use(row, beside->second);
     }
+}
+
+inline double pickle_planner::strain_on(const pickle_array& array, double largest) const {
+    double worst = 0;
+    each_companion(array, [&](const pickle_strain& row, const pickle_magnitudes& beside) {
+        const double strain = strain_of(row.how, beside, largest);
+        worst = strain > worst || std::isnan(strain) ? strain : worst;
+    });
     return worst;
+}
+
+inline double pickle_planner::kernel_on(const pickle_array& array) const {
+    double most = 0;
+    each_companion(array, [&](const pickle_strain& row, const pickle_magnitudes& beside) {
+        if (row.how == pickle_strain::measure::kernel && beside.largest > 0)
+            most = std::max(most, std::sqrt(beside.squares) / std::min(1.0, beside.largest));
+    });
+    return most;
 }
 
 // What cannot be coded is found before anything is.
@@ -296,8 +323,10 @@ inline result<void> pickle_planner::look_at(std::size_t index, pickle_item& item
     const pickle_array& array = model_.arrays()[index];
     if (!item.requested || !array.fixed.empty()) return {};
     pickle_range found;
-    // As they follow one another in the file, a feature's numbers are a column, or column_major a row.
-    const bool by_feature = are_points(array.name) && array.shape.size() == 2 && array.elements != 0;
+    // Columns are features, most of the time: what all of theirs share, such as the 2000 of years, is no signal. As
+    // they follow one another in the file, those of a column_major array are rows.
+    const bool by_feature = array.shape.size() == 2 && array.shape[0] > 1 && array.elements != 0 &&
+                            array.shape[1] <= most_columns;
     const std::uint64_t run = by_feature ? array.shape[array.column_major ? 0 : 1] : 1;
     pickle_spread spread(by_feature ? static_cast<std::size_t>(array.shape[1]) : 1);
     const auto look = [&](const std::byte* tile, std::uint64_t first, std::uint64_t count) -> result<void> {
@@ -334,6 +363,7 @@ inline result<void> pickle_planner::look_at(std::size_t index, pickle_item& item
         return leave(index, item, "whole numbers may name or count something");
     item.spread = spread.sum();
     item.strain = strain_on(array, largest);
+    item.kernel = kernel_on(array);
     item.range.include({static_cast<float>(found.low), static_cast<float>(found.high)});
     return {};
 }
@@ -394,6 +424,8 @@ inline result<void> pickle_planner::decide(std::size_t index, pickle_item& item)
     else if (wanted.type == scheme_type::int8 && has_fit_name(array) &&
              pickle_use_of(array.name) != pickle_use::weight)
         why = "of what scikit-learn fits, weights alone stand 8 bits";
+    else if (wanted.type == scheme_type::int8 && has_fit_name(array) && array.bytes < least_int8_bytes)
+        why = "8 bits would save little, and features need not be of one unit";
     else if (wanted.type == scheme_type::int8 && item.one_sign > 0)
         why = "numbers of one sign may be divisors, which need all of their size";
     if (why.empty()) {
@@ -450,16 +482,23 @@ inline std::string pickle_planner::too_lossy(const pickle_item& item, const sche
         return "what stands beside it makes the error of " + name + " larger";
     const auto added = static_cast<double>(item.error.zeros_after() - item.error.zeros_before());
     if (eight && added > most_zeroed * static_cast<double>(item.error.elements()))
-        return "over a quarter of it would become 0";
+        return "over a twentieth of it would become 0";
     const auto keeps = [&](double db, const char* of) {
         const auto tenths = static_cast<long>(std::max(db, -99.0) * 10);
         return name + " would keep only " + std::to_string(tenths / 10) + "." +
                std::to_string(std::abs(tenths % 10)) + " dB of " + of;
     };
-    if (item.error.sums().err2 == 0) return {};
+    const auto& sums = item.error.sums();
+    if (sums.err2 == 0) return {};
+    // What a linear kernel multiplies an error by: a vector's length, and what they are added with.
+    const double length2 = sums.src2 / static_cast<double>(std::max<std::uint64_t>(item.rows, 1));
+    const double error2 = sums.err2 / static_cast<double>(item.error.elements());
+    if (item.kernel * std::sqrt(length2 * error2) > most_kernel_error)
+        return name + " would move what its kernel says by " +
+               std::to_string(item.kernel * std::sqrt(length2 * error2));
     const double db = item.error.snr_db();
     if (db < (eight ? least_int8_db : least_fp16_db)) return keeps(db, "it");
-    const double spread_db = 10 * std::log10(item.spread / item.error.sums().err2);
+    const double spread_db = 10 * std::log10(item.spread / sums.err2);
     if (spread_db < (eight ? least_int8_db : least_fp16_spread_db))
         return keeps(spread_db, "what its numbers differ by");
     return {};

@@ -25,7 +25,8 @@ inline std::string_view owner_of(std::string_view path) {
     return dot == std::string_view::npos ? std::string_view() : path.substr(0, dot);
 }
 inline std::string_view last_of(std::string_view path) {
-    return path.substr(path.rfind('.') + 1);  // npos + 1 is 0
+    const std::size_t dot = path.rfind('.');
+    return dot == std::string_view::npos ? path : path.substr(dot + 1);
 }
 
 // The path of the attribute that an array belongs to: "m.categories_" of "m.categories_.2", "m.coef_" of the "m.coef_.data"
@@ -39,35 +40,33 @@ inline std::string_view attribute_path(std::string_view path) {
     return path;
 }
 
+inline bool is_fit_name(std::string_view name) { return name.ends_with('_') || name.starts_with('_'); }
+
 inline pickle_use pickle_use_of(std::string_view path) {
-    static constexpr std::string_view weights[] = {"cluster_centers_", "coef_", "coefs_", "components_",
-                                                   "support_vectors_"};
-    static constexpr std::string_view halves[] = {"feature_log_prob_", "idf_", "intercepts_"};
+    static constexpr std::string_view weights[] = {"_best_coefs", "cluster_centers_", "coef_",
+                                                   "coefs_",      "components_",      "support_vectors_"};
     const std::string_view attribute = attribute_path(path);
     const std::string_view name = last_of(attribute);
-    const auto among = [&](const auto& list) {
-        return std::find(std::begin(list), std::end(list), name) != std::end(list);
-    };
-    // A selector compares the weights of its estimator when it is asked, not when it is fitted.
-    for (std::string_view at = owner_of(attribute); !at.empty(); at = owner_of(at))
+    const bool is_weight = std::find(std::begin(weights), std::end(weights), name) != std::end(weights);
+    bool fitted = is_fit_name(name);
+    for (std::string_view at = owner_of(attribute); !at.empty(); at = owner_of(at)) {
+        // A selector compares the weights of its estimator when it is asked, not when it is fitted.
         if (last_of(at) == "estimator_") return pickle_use::exact;
-    if (among(weights)) return pickle_use::weight;
-    if (among(halves)) return pickle_use::half;
-    return name.ends_with('_') || name.starts_with('_') ? pickle_use::exact : pickle_use::any;
-}
-
-// Points, whose distances count: what all of them share, such as the 2000 of years, does not.
-inline bool are_points(std::string_view path) {
-    const std::string_view name = last_of(attribute_path(path));
-    return name == "cluster_centers_" || name == "support_vectors_";
+        if (last_of(at) == "_optimizer") return pickle_use::any;  // what only further training reads
+        fitted = fitted || is_fit_name(last_of(at));
+    }
+    if (is_weight) return pickle_use::weight;
+    if (name == "intercepts_" || (name == "values" && last_of(owner_of(attribute)) == "tree_"))
+        return pickle_use::half;
+    return fitted ? pickle_use::exact : pickle_use::any;
 }
 
 // What another attribute of the same object says of an array's error: it grows by the strain, as seen in what the model
-// says in the end. Up to 8 times int8 is good enough, up to 128 times fp16.
+// says in the end. Up to 8 times int8 is good enough, up to 32 times fp16.
 struct pickle_strain {
     enum class measure : std::uint8_t {
         against,  // the largest number beside the array's own largest: what is added takes as much away
-        factor,   // the largest number multiplies
+        kernel,   // support vectors are multiplied by each other and these, and added: see too_lossy
         spread,  // of variances: the square root of the largest over the smallest, which whitening makes up for
         there,  // whatever its numbers
     };
@@ -79,26 +78,28 @@ inline constexpr pickle_strain pickle_strains[] = {
     {"components_", "explained_variance_", pickle_strain::measure::spread},
     {"components_", "normalization_", pickle_strain::measure::there},
     {"components_", "whitening_", pickle_strain::measure::there},
-    {"support_vectors_", "_dual_coef_", pickle_strain::measure::factor},
-    {"support_vectors_", "dual_coef_", pickle_strain::measure::factor},
+    {"support_vectors_", "_dual_coef_", pickle_strain::measure::kernel},
+    {"support_vectors_", "dual_coef_", pickle_strain::measure::kernel},
 };
 inline constexpr double most_int8_strain = 8;
-inline constexpr double most_fp16_strain = 128;
+inline constexpr double most_fp16_strain = 32;
 
 struct pickle_magnitudes {
     double least = std::numeric_limits<double>::infinity();
     double largest = 0;
+    double squares = 0;
 
     void add(double value) {
         least = std::min(least, std::abs(value));
         largest = std::max(largest, std::abs(value));
+        squares += value * value;
     }
 };
 
 inline double strain_of(pickle_strain::measure how, const pickle_magnitudes& beside, double own_largest) {
     switch (how) {
         case pickle_strain::measure::against: return own_largest == 0 ? 0 : beside.largest / own_largest;
-        case pickle_strain::measure::factor: return beside.largest;
+        case pickle_strain::measure::kernel: return 0;
         case pickle_strain::measure::spread: return std::sqrt(beside.largest / beside.least);
         case pickle_strain::measure::there: break;
     }
