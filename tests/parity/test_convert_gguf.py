@@ -366,8 +366,9 @@ KEYS = [  # of which model, with which keys and how many tokens instead, and wha
     ("llama", {"rope.dimension_count": 8}, 300, ["llama.rope.dimension_count"]),
     ("llama", {"rope.freq_base": 5e5}, 300, ["llama.rope.freq_base is 500000", "rope_theta there is 10000"]),
     ("llama", {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0}, 300, ["llama.rope.scaling.type is 'linear'"]),
-    ("llama", {"rope.scaling.factor": 2.0}, 300, ["llama.rope.scaling.factor is 2"]),
-    ("llama", {"rope.scale_linear": 2.0}, 300, ["llama.rope.scale_linear is 2"]),
+    ("llama", {"rope.scaling.factor": 2.0}, 300, ["llama.rope.scaling.type is missing, so 'linear' by 2"]),
+    ("llama", {"rope.scale_linear": 2.0}, 300, ["llama.rope.scaling.type is missing, so 'linear' by 2"]),
+    ("llama", {"rope.scaling.attn_factor": 2.0}, 300, ["llama.rope.scaling.attn_factor is 2"]),
     ("llama", {"vocab_size": 301}, 300, ["llama.vocab_size is 301"]),
     ("llama", {}, 299, ["tokenizer.ggml.tokens is 299 tokens", "vocab_size there is 300"]),
     ("llama", {}, 0, ["tokenizer.ggml.tokens is missing", "vocab_size"]),
@@ -403,6 +404,22 @@ def test_keys_of_another_model_are_refused(architecture, said, words, why, bitmi
     refused(bitmill, file, "compressed-tensors", folder, tmp_path / "out", "not the same model", "like.gguf", *why)
 
 
+def test_a_key_that_cannot_be_compared_is_refused(bitmill, models, coded, tmp_path):
+    folder, tensors = models("llama")
+    for said in ({"attention.scale": 0.5}, {"logit_scale": 2.0}, {"attention.causal": 0}):
+        file = write(tmp_path / "like.gguf", "llama", tensors, gguf.GGMLQuantizationType.Q8_0, said=said)
+        refused(bitmill, coded("llama"), "gguf", file, tmp_path / "out.gguf", *said, "cannot compare")
+
+
+def test_a_head_beside_embeddings_that_are_tied_is_theirs(bitmill, models, coded, tmp_path):
+    folder, tensors = models("llama")
+    file = write(tmp_path / "like.gguf", "llama", tensors)
+    assert not torch.equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])
+    shutil.copytree(coded("llama"), tmp_path / "tied")
+    config_of(tmp_path / "tied", tie_word_embeddings=True)
+    refused(bitmill, tmp_path / "tied", "gguf", file, tmp_path / "out.gguf", "lm_head", "token_embd")
+
+
 ROPE = {"rope_parameters": None}
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "beta_fast": 16}
 YARN_KEYS = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 512,
@@ -422,7 +439,15 @@ SAID = [  # config.json, keys of the file, and what the error says: None where b
     ("llama", {"rope_theta": 5e5, **ROPE}, {"rope.freq_base": None}, "missing, so 10000"),
     ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}, **ROPE}, {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0}, None),
     ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}, **ROPE}, {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, "scaling.factor"),
-    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}, **ROPE}, {}, "rope.scaling.type is 'none'"),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}, **ROPE}, {}, "rope.scaling.type is missing, so 'none'"),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}, **ROPE}, {"rope.scaling.factor": 2.0}, None),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}, **ROPE}, {"rope.scale_linear": 2.0}, None),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}, **ROPE}, {"rope.scaling.type": "linear", "rope.scale_linear": 2.0}, None),
+    ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}, **ROPE}, {}, "rope_scaling there is 'dynamic'"),
+    ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}, {}, "rope.dimension_count"),
+    ("llama", {"hidden_act": "gelu"}, {}, "hidden_act"),
+    ("gemma2", {"hidden_activation": "silu"}, {}, "hidden_activation"),
+    ("qwen2", {"rope_scaling": YARN, **ROPE}, {**YARN_KEYS, "rope.scaling.attn_factor": 3.0}, "scaling.attn_factor"),
     ("qwen2", {"rope_scaling": YARN, **ROPE}, YARN_KEYS, None),
     ("qwen2", {"rope_scaling": YARN, **ROPE}, {**YARN_KEYS, "rope.scaling.original_context_length": None}, "original_context_length"),
     ("qwen2", {"rope_scaling": YARN, **ROPE}, {**YARN_KEYS, "rope.scaling.yarn_beta_fast": None}, "yarn_beta_fast"),
@@ -649,3 +674,30 @@ def test_a_weight_that_is_stored_twice_is_refused(container, bitmill, models, co
     for verb in (["dequantize"], ["quantize", "--to", "int8"]):
         done = bitmill(verb[0], tmp_path / "twice", "-o", tmp_path / "out", *verb[1:], code=None)
         assert done.code != 0 and "stored coded, too" in done.err and not (tmp_path / "out").exists()
+
+
+def test_rows_of_one_group_go_with_groups_as_long(bitmill, models, tmp_path):
+    """Of 64 and 128 columns in groups of 64; what config and tensors say apart is refused."""
+    bitmill("quantize", models("llama")[0], "-o", tmp_path / "q", "--to", "int4", "--group-size", "64")
+    bitmill("dequantize", tmp_path / "q", "-o", tmp_path / "plain", "--dtype", "f32")
+    expected = read_tensors(tmp_path / "plain")
+    for container in ("gptq", "awq"):
+        out, back = tmp_path / container, tmp_path / f"{container}-plain"
+        bitmill("convert", tmp_path / "q", "-o", out, "--format", container)
+        assert quantization(out)["group_size"] == 64
+        bitmill("dequantize", out, "-o", back, "--dtype", "f32")
+        found = read_tensors(back)
+        assert found.keys() == expected.keys() and all(torch.equal(found[n], expected[n]) for n in found)
+        config = json.loads((out / "config.json").read_text())
+        for bits in (8, "4", 0):
+            config["quantization_config"]["bits"] = bits
+            (out / "config.json").write_text(json.dumps(config))
+            done = bitmill("dequantize", out, "-o", tmp_path / "none", code=3)
+            assert "bits" in done.err and not (tmp_path / "none").exists(), done
+    config["quantization_config"]["bits"] = 4
+    (out / "config.json").write_text(json.dumps(config))
+    tensors = read_tensors(out)
+    name = next(n for n in tensors if n.endswith("down_proj.qweight"))
+    save_file({**tensors, name: tensors[name][:-1].contiguous()}, out / "model.safetensors")
+    done = bitmill("dequantize", out, "-o", tmp_path / "none", code=3)
+    assert "127 rows are no multiple of the group of 64" in done.err, done

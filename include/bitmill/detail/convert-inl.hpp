@@ -46,7 +46,7 @@ public:
             if (auto done = check_scales(t, p, buffer); !done) return done;
             if (auto done = check_config(t, p); !done) return done;
         }
-        if (any_) return {};
+        if (any_) return check_rows();
         return error{.code = error_code::invalid_argument,
                      .message = "holds no quantized weights that could be converted",
                      .file = model_.root()};
@@ -214,17 +214,23 @@ private:
         return {};
     }
 
-    // GPTQ and AWQ have one width and one group size for all.
+    // GPTQ and AWQ have one width and one group size for all. A row of one group goes with any that is as long.
     result<void> check_config(const stored_tensor& t, const piece& p) {
         symmetric_ = symmetric_ && p.symmetric;
-        const std::uint64_t group = p.from.groups == 1 ? 0 : p.group;
-        if (!any_) {
-            any_ = true;
-            bits_ = p.bits;
-            group_ = group;
-        }
+        if (!any_) bits_ = p.bits;
+        any_ = true;
         if (container_ == container::compressed_tensors) return {};
-        if (bits_ == p.bits && group_ == group) return {};
+        if (p.from.groups != 1 && group_ == 0) group_ = p.group;
+        return bits_ == p.bits && (p.from.groups == 1 || group_ == p.group) ? result<void>() : unlike(t, p);
+    }
+    result<void> check_rows() const {
+        for (std::size_t i = 0; i < pieces_.size(); ++i)
+            if (pieces_[i].coded && group_ != 0 && pieces_[i].from.groups == 1 &&
+                pieces_[i].from.in != group_)
+                return unlike(stored_.tensors[i], pieces_[i]);
+        return {};
+    }
+    [[nodiscard]] error unlike(const stored_tensor& t, const piece& p) const {
         return refuse(t, std::string(name()) +
                              " says one width and one group size for all weights, and this one is " +
                              to_text(scheme_of(p)) + " beside others of " + std::to_string(bits_) +

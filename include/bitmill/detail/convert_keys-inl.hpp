@@ -3,6 +3,7 @@
 // https://github.com/ggml-org/llama.cpp/blob/master/src/llama-model.cpp, and the configuration classes of transformers.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -81,14 +82,21 @@ public:
                 .file = config_path_};
         if (family_.architecture != architecture_)
             return other("general.architecture", "'" + architecture_ + "'", "model_type", "'" + name + "'");
-        for (const auto part : {&model_keys::check_sizes, &model_keys::check_heads, &model_keys::check_rope,
-                                &model_keys::check_attention, &model_keys::check_vocabulary})
+        for (const auto part : {&model_keys::check_known, &model_keys::check_sizes, &model_keys::check_heads,
+                                &model_keys::check_rope, &model_keys::check_attention,
+                                &model_keys::check_activation, &model_keys::check_vocabulary})
             if (auto done = (this->*part)(); !done) return done;
         return {};
     }
 
     [[nodiscard]] std::uint64_t heads() const { return static_cast<std::uint64_t>(heads_); }
     [[nodiscard]] std::uint64_t kv_heads() const { return static_cast<std::uint64_t>(kv_heads_); }
+
+    // Whether the head is the embeddings, whatever a tensor of its name holds.
+    [[nodiscard]] bool tied() const {
+        const auto found = config_.find("tie_word_embeddings");
+        return found != config_.end() && found->is_boolean() ? found->get<bool>() : gemma();
+    }
 
     // What rope_freqs.weight holds, and nothing where there must be no such tensor.
     [[nodiscard]] std::vector<float> rope_factors() const {
@@ -159,6 +167,55 @@ private:
         return same(suffix, missing, hf_key, number(config_, hf_key));
     }
 
+    // A key that changes what readers compute, and of which config.json has no word that is known here, may be of
+    // another model.
+    result<void> check_known() {
+        static constexpr std::string_view known[] = {
+            "attention.head_count",
+            "attention.head_count_kv",
+            "attention.key_length",
+            "attention.layer_norm_rms_epsilon",
+            "attention.sliding_window",
+            "attention.sliding_window_pattern",
+            "attention.value_length",
+            "attn_logit_softcapping",
+            "block_count",
+            "context_length",
+            "embedding_length",
+            "expert_count",
+            "expert_used_count",
+            "feed_forward_length",
+            "final_logit_softcapping",
+            "rope.dimension_count",
+            "rope.freq_base",
+            "rope.freq_base_swa",
+            "rope.scale_linear",
+            "rope.scaling.attn_factor",
+            "rope.scaling.factor",
+            "rope.scaling.finetuned",
+            "rope.scaling.original_context_length",
+            "rope.scaling.type",
+            "rope.scaling.yarn_attn_factor",
+            "rope.scaling.yarn_beta_fast",
+            "rope.scaling.yarn_beta_slow",
+            "rope.scaling.yarn_ext_factor",
+            "rope.scaling.yarn_log_multiplier",
+            "vocab_size",
+        };
+        for (std::size_t i = 0; i < keys_.size(); ++i) {
+            const std::string_view key = keys_[i].key;
+            if (!key.starts_with(architecture_ + ".")) continue;
+            const std::string_view suffix = key.substr(architecture_.size() + 1);
+            if (std::find(std::begin(known), std::end(known), suffix) == std::end(known))
+                return error{.code = error_code::unsupported,
+                             .message = "has the key " + std::string(key) +
+                                        ", which convert cannot compare with config.json; take a file that "
+                                        "convert_hf_to_gguf.py made of the same model",
+                             .file = gguf_path_};
+        }
+        return {};
+    }
+
     result<void> check_sizes() {
         for (const auto& [suffix, key] :
              {std::pair{"block_count", "num_hidden_layers"}, std::pair{"embedding_length", "hidden_size"},
@@ -193,8 +250,9 @@ private:
         for (const char* suffix : {"attention.key_length", "attention.value_length"})
             if (auto done = same(suffix, spread, "head_dim", head_dim_); !done) return done;
         const auto key_length = keys_.find(full("attention.key_length"));
+        const maybe part = number(rope_of(full_attention), "partial_rotary_factor");
         return same("rope.dimension_count", key_length ? number_of(*key_length) : spread, "head_dim",
-                    head_dim_ * number(config_, "partial_rotary_factor").value_or(1));
+                    head_dim_ * (part ? *part : number(config_, "partial_rotary_factor").value_or(1)));
     }
 
     // transformers 5 has all in rope_parameters, by kind of layer where there are two; before it rope_theta,
@@ -232,20 +290,29 @@ private:
         return check_rope_scaling(rope);
     }
 
+    // A file that says no type means linear, by a factor that old files say as scale_linear; by 1 that is none.
     result<void> check_rope_scaling(const json& rope) const {
         const std::string type = rope_type(rope);
-        const bool yarn = type == "yarn", longrope = type == "longrope" || type == "su";
-        const std::string ours = yarn || type == "linear" ? type : longrope ? "longrope" : "none";
-        const maybe factor = ours == "none" || longrope ? maybe(1) : number(rope, "factor");
-        const std::string_view theirs =
-            keys_.get<std::string_view>(full("rope.scaling.type")).value_or("none");
+        const maybe factor = number(rope, "factor");
+        const bool none = type == "default" || type == "llama3" || (type == "linear" && factor == 1);
+        const std::string ours = none ? "none" : type == "su" ? "longrope" : type;
+        const auto said = keys_.get<std::string_view>(full("rope.scaling.type"));
+        const auto own = keys_.find(full("rope.scaling.factor")), old = keys_.find(full("rope.scale_linear"));
+        const double by = own ? number_of(*own) : old ? number_of(*old) : 1;
+        const std::string_view read = said.value_or("linear");
+        const std::string theirs(read == "linear" && (by == 1 || by == 0) ? "none" : read);
         if (theirs != ours)
-            return other(full("rope.scaling.type"), "'" + std::string(theirs) + "'", "rope_scaling",
-                         "'" + type + "'");
-        for (const char* suffix : {"rope.scaling.factor", "rope.scale_linear"}) {  // the latter in old files
-            if (suffix != std::string_view("rope.scaling.factor") && !keys_.find(full(suffix))) continue;
-            if (auto done = same(suffix, 1, "rope_scaling.factor", factor); !done) return done;
-        }
+            return other(
+                full("rope.scaling.type"),
+                (said ? "'" : "missing, so '") + theirs + "'" + (theirs == "linear" ? " by " + text(by) : ""),
+                "rope_scaling", "'" + type + "'");
+        if (auto done = same("rope.scaling.attn_factor", 1, "rope_scaling", 1); !done) return done;
+        if (ours != "none")
+            if (auto done = same(own || !old ? "rope.scaling.factor" : "rope.scale_linear", 1,
+                                 "rope_scaling.factor", ours == "longrope" ? maybe(1) : factor);
+                !done)
+                return done;
+        const bool yarn = type == "yarn";
         if (!yarn) return {};
         const double context = number(config_, "max_position_embeddings").value_or(family_.context);
         if (auto done = same("rope.scaling.original_context_length", context,
@@ -284,6 +351,16 @@ private:
         const double usual = gemma() || family_.model_type == "mistral" ? 4096 : 0;
         const double ours = number(config_, "sliding_window").value_or(is_null("sliding_window") ? 0 : usual);
         return same(window, caps ? maybe(4096) : std::nullopt, "sliding_window", unused ? 0 : ours);
+    }
+
+    // Readers of GGUF know one activation for each architecture.
+    result<void> check_activation() {
+        const char* key = gemma() ? "hidden_activation" : "hidden_act";
+        const std::string_view built_in = gemma() ? "gelu_pytorch_tanh" : "silu";
+        const auto found = config_.find(key);
+        if (found == config_.end() || found->is_null() || *found == built_in) return {};
+        return other("general.architecture", "'" + architecture_ + "', so " + std::string(built_in), key,
+                     found->dump());
     }
 
     result<void> check_vocabulary() {

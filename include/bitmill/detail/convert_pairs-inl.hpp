@@ -113,7 +113,12 @@ public:
     // frequencies of rotary embeddings, which follow from keys.
     result<void> check_plain(const stored_tensor& hf, std::optional<std::size_t> at) {
         if (!at && hf.name.ends_with(".rotary_emb.inv_freq")) return {};
-        if (!at && hf.name == "lm_head.weight") at = gguf_.shard(0).find("token_embd.weight");
+        if (hf.name == "lm_head.weight" && (!at || keys_.tied())) {
+            const auto embeddings = gguf_.shard(0).find("token_embd.weight");
+            if (at && embeddings)
+                if (auto done = check_same(hf, *embeddings); !done) return done;
+            if (!at) at = embeddings;
+        }
         if (at) return check_same(hf, *at);
         return other(hf, "that has no tensor for it, or its name is not known to convert");
     }

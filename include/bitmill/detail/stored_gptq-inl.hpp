@@ -37,6 +37,20 @@ public:
         v2_ = layout == "gptq_v2";
         const auto symmetric = config.find("sym");
         symmetric_ = !awq_ && symmetric != config.end() && symmetric->is_boolean() && symmetric->get<bool>();
+        // Some say other bits for some modules; what their tensors say holds for all.
+        const auto own = [&](const char* key) {
+            const auto found = config.find(key);
+            return found != config.end() && !found->is_null() && !found->empty();
+        };
+        for (const char* key : {"w_bit", "bits"})
+            if (const auto bits = config.find(key);
+                bits != config.end() && !bits->is_null() && !own("dynamic") && !own("extra_config")) {
+                if (!bits->is_number_integer() || *bits < 1 || *bits > 32)
+                    return error{.code = error_code::bad_input,
+                                 .message = std::string(key) + " must be a whole number of 1 to 32",
+                                 .file = found_.config_path};
+                bits_ = bits->get<std::uint64_t>();
+            }
         for (const char* key : {"q_group_size", "group_size"})
             if (const auto size = config.find(key); size != config.end() && size->is_number_integer())
                 group_size_ = size->is_number_unsigned() ? size->get<std::uint64_t>() : 0;
@@ -73,6 +87,10 @@ public:
         if (awq_ ? bits != 4 : bits != 8 && bits != 4 && bits != 2)
             return found_.bad(tensor, at, std::to_string(bits) + " bits are not read by this version",
                               error_code::unsupported);
+        if (bits_ && *bits_ != bits)
+            return found_.bad(
+                zero, *zeros,
+                "says " + std::to_string(bits) + " bits a code, and the config " + std::to_string(*bits_));
         const std::uint64_t pack = 32 / bits;
         const maybe_u64 in = awq_ ? maybe_u64(tensor.shape[0]) : checked_mul(tensor.shape[0], pack);
         if (!in || *in > std::uint64_t{1} << 40 || tensor.shape[1] != (awq_ ? zero.shape[1] : out))
@@ -103,6 +121,10 @@ private:
                             std::uint64_t groups) {
         codes.col_block = group_size_.value_or(ceil_div(in, groups));
         if (codes.col_block == 0) codes.col_block = in;
+        if (awq_ && in % codes.col_block != 0)
+            return found_.bad(tensor, at,
+                              std::to_string(in) + " rows are no multiple of the group of " +
+                                  std::to_string(codes.col_block));
         bool in_order = true;
         if (const auto order = awq_ ? std::nullopt : found_.optional_partner(weight, module + ".g_idx")) {
             auto plain = is_in_order(*order, in, groups, codes.col_block);
@@ -152,6 +174,7 @@ private:
     bool awq_ = false;
     bool v2_ = false;
     bool symmetric_ = false;
+    std::optional<std::uint64_t> bits_;
     std::optional<std::uint64_t> group_size_;  // 0: one group
 };
 
