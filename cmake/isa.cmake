@@ -4,14 +4,14 @@
 
 set(bitmill_flags_baseline "")
 set(bitmill_flags_avx2 -mavx2 -mfma -mf16c)
+set(bitmill_flags_avxvnni -mavxvnni ${bitmill_flags_avx2})
 set(bitmill_flags_avx512bw -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd ${bitmill_flags_avx2})
 set(bitmill_flags_avx512vnni -mavx512vnni ${bitmill_flags_avx512bw})
 set(bitmill_flags_neon64 "")
-# The kernels of today have no use for 8-bit dot products; the set is there so that its choice is tested.
 set(bitmill_flags_neon64_dotprod -march=armv8.2-a+dotprod)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-    set(bitmill_isas baseline avx2 avx512bw avx512vnni)
+    set(bitmill_isas baseline avx2 avxvnni avx512bw avx512vnni)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
     set(bitmill_isas neon64 neon64_dotprod)
 else()

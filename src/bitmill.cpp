@@ -12,6 +12,7 @@
 #include <bitmill/detail/hf_config-inl.hpp>
 #include <bitmill/detail/inspect-inl.hpp>
 #include <bitmill/detail/layout-inl.hpp>
+#include <bitmill/detail/linear-inl.hpp>
 #include <bitmill/detail/mill-inl.hpp>
 #include <bitmill/detail/model_quantizer-inl.hpp>
 #include <bitmill/detail/options-inl.hpp>
@@ -22,6 +23,7 @@
 #include <bitmill/detail/sha256-inl.hpp>
 #include <bitmill/detail/stored-inl.hpp>
 #include <bitmill/detail/tensor_writer-inl.hpp>
+#include <bitmill/detail/thread_team-inl.hpp>
 #include <bitmill/detail/torch-inl.hpp>
 #include <bitmill/detail/variants-inl.hpp>
 #include <bitmill/detail/verify-inl.hpp>

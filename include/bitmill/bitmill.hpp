@@ -14,6 +14,7 @@
 #include <bitmill/core/memory.hpp>
 #include <bitmill/core/parallel.hpp>
 #include <bitmill/core/sha256.hpp>
+#include <bitmill/core/thread_team.hpp>
 #include <bitmill/io/atomic_folder.hpp>
 #include <bitmill/io/checkpoint.hpp>
 #include <bitmill/io/file.hpp>
@@ -33,4 +34,5 @@
 #include <bitmill/mill/report.hpp>
 #include <bitmill/mill/stored.hpp>
 #include <bitmill/mill/variants.hpp>
+#include <bitmill/nn/linear.hpp>
 #include <bitmill/version.hpp>

@@ -17,7 +17,7 @@ void add_info(CLI::App& app, action& chosen) {
                                              {"isa", bitmill::isa()},
                                              {"isa_available", bitmill::isa_available()},
                                              {"threads", bitmill::default_threads()},
-                                             {"onednn", nullptr}};  // no layer runs yet
+                                             {"onednn", nullptr}};  // the kernels run every layer themselves
             if (*json) {
                 std::printf("%s\n", out.dump(2).c_str());
                 return 0;

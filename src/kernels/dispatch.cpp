@@ -6,6 +6,8 @@
 
 #if defined(__aarch64__)
 #include <sys/auxv.h>
+#elif defined(__x86_64__)
+#include <cpuid.h>
 #endif
 
 // Defined once per instruction set by isa.cpp.
@@ -15,6 +17,9 @@ BITMILL_TABLE bitmill_kernels_baseline;
 #endif
 #if defined(BITMILL_HAVE_AVX2)
 BITMILL_TABLE bitmill_kernels_avx2;
+#endif
+#if defined(BITMILL_HAVE_AVXVNNI)
+BITMILL_TABLE bitmill_kernels_avxvnni;
 #endif
 #if defined(BITMILL_HAVE_AVX512BW)
 BITMILL_TABLE bitmill_kernels_avx512bw;
@@ -37,6 +42,23 @@ struct candidate {
     bool (*runs_here)();
 };
 
+#if defined(BITMILL_HAVE_AVX2)
+bool has_avx2() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+#endif
+
+#if defined(BITMILL_HAVE_AVXVNNI)
+// GCC 12 has no name for it. It uses the registers of AVX2.
+bool has_avxvnni() {
+    unsigned a = 0;
+    unsigned b = 0;
+    unsigned c = 0;
+    unsigned d = 0;
+    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+}
+#endif
+
 #if defined(BITMILL_HAVE_AVX512BW)
 bool has_avx512bw() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -52,11 +74,10 @@ constexpr std::array candidates{
     candidate{&bitmill_kernels_baseline, [] { return true; }},
 #endif
 #if defined(BITMILL_HAVE_AVX2)
-    candidate{&bitmill_kernels_avx2,
-              [] {
-                  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                         __builtin_cpu_supports("f16c");
-              }},
+    candidate{&bitmill_kernels_avx2, has_avx2},
+#endif
+#if defined(BITMILL_HAVE_AVXVNNI)
+    candidate{&bitmill_kernels_avxvnni, has_avxvnni},
 #endif
 #if defined(BITMILL_HAVE_AVX512BW)
     candidate{&bitmill_kernels_avx512bw, has_avx512bw},

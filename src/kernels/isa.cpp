@@ -6,6 +6,7 @@ namespace {
 #if defined(__x86_64__)
 using baseline = xsimd::sse2;
 using avx2 = xsimd::avx2;
+using avxvnni = xsimd::avx2;
 using avx512bw = xsimd::avx512bw;
 using avx512vnni = xsimd::avx512bw;
 #elif defined(__aarch64__)

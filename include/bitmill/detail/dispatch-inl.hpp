@@ -10,6 +10,8 @@ namespace detail {
 inline constexpr kernels::table host_table = kernels::kernels_of<xsimd::avx512bw>::make("avx512vnni");
 #elif defined(BITMILL_AVX512)
 inline constexpr kernels::table host_table = kernels::kernels_of<xsimd::avx512bw>::make("avx512bw");
+#elif defined(__AVXVNNI__) && defined(__AVX2__) && defined(__F16C__)
+inline constexpr kernels::table host_table = kernels::kernels_of<xsimd::avx2>::make("avxvnni");
 #elif defined(__AVX2__) && defined(__F16C__)
 inline constexpr kernels::table host_table = kernels::kernels_of<xsimd::avx2>::make("avx2");
 #elif defined(__ARM_FEATURE_DOTPROD)

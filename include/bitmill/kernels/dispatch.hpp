@@ -12,7 +12,8 @@
 
 namespace bitmill {
 
-// The names that this CPU can run, slowest first: of "baseline", "avx2", "avx512bw", "avx512vnni" on x86-64,
+// The names that this CPU can run, slowest first: of "baseline", "avx2", "avxvnni", "avx512bw", "avx512vnni" on
+// x86-64,
 // "neon64", "neon64_dotprod" on aarch64.
 [[nodiscard]] std::vector<std::string> isa_available();
 

@@ -1,12 +1,13 @@
 // The one vector source of every kernel: kernels_of<Arch>::make() is the table of an instruction set.
 // src/kernels/isa.cpp instantiates it once per instruction set with that set's compiler flags.
-// No fused multiply-add anywhere: the baseline has none, and the bits must agree.
+// No fused multiply-add in codecs: the baseline has none. Layers have their own, fused().
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include <bitmill/kernels/ggml_simd.hpp>
+#include <bitmill/kernels/layer_simd.hpp>
 #include <bitmill/kernels/primitives.hpp>
 #include <bitmill/kernels/scale_rule.hpp>
 
@@ -562,7 +563,8 @@ struct kernels_of {
                 p::widen_bf16,
                 p::narrow_f16,
                 p::narrow_bf16,
-                measure};
+                measure,
+                layers_of<Arch>::make()};
     }
 };
 

@@ -6,6 +6,8 @@
 #include <cstdint>
 
 #include <bitmill/core/ggml_type.hpp>
+#include <bitmill/kernels/book.hpp>
+#include <bitmill/kernels/layer_table.hpp>
 
 namespace bitmill::kernels {
 
@@ -44,14 +46,6 @@ struct int_layout {
     std::size_t group = 0;
     std::size_t stride = 0;
     std::uint8_t flip = 0;
-};
-
-// A 4-bit code book. value[code]; `threshold` ascends and rank = number of thresholds below the scaled
-// weight; code = code_of_rank[rank]. Codes are packed with the first element in the high nibble.
-struct code_book {
-    float value[16];
-    float threshold[15];
-    std::uint8_t code_of_rank[16];
 };
 
 struct table {
@@ -103,6 +97,8 @@ struct table {
 
     // Adds the sums over src against dst.
     void (*measure)(const float* src, const float* dst, std::size_t count, sums* total);
+
+    layer_table layers{};  // of the scalar truth: none, see layer_reference.hpp
 };
 
 }  // namespace bitmill::kernels

@@ -1,0 +1,59 @@
+// What layers need of each instruction set: fused multiply-add, and dot products of four 8-bit integers with 16
+// columns of weights at once. A dot_wide takes codes of 0 to 255, a dot_small of 0 to 15; both are exact.
+#pragma once
+
+#include <utility>
+
+#include <bitmill/kernels/layer_table.hpp>
+#include <bitmill/kernels/primitives.hpp>
+
+#if defined(__clang__)
+#define BITMILL_UNROLL_ALL _Pragma("clang loop unroll(full)")
+#else
+#define BITMILL_UNROLL_ALL _Pragma("GCC unroll 16")
+#endif
+
+namespace bitmill::kernels {
+
+#define BITMILL_FLAT __attribute__((always_inline))
+
+// body(0) ... body(N - 1), the indices being constants. GCC unrolls a loop too late to keep an array of registers that
+// it indexes out of memory.
+template <std::size_t N, class Body>
+BITMILL_FLATTEN void repeat(const Body& body) {
+    [&]<std::size_t... Index>(std::index_sequence<Index...>) BITMILL_FLAT {
+        (body(std::integral_constant<std::size_t, Index>{}), ...);
+    }(std::make_index_sequence<N>{});
+}
+
+// a * b + c, rounded once.
+template <class Arch>
+BITMILL_FLATTEN f32x16<Arch> fused(const f32x16<Arch>& a, const f32x16<Arch>& b, const f32x16<Arch>& c);
+
+// The tiles of a linear layer: `rows` rows of x against `panels` panels of 16 columns, as the registers allow.
+template <class Arch>
+struct float_tile_size;
+
+template <class Arch>
+struct dot_wide;
+template <class Arch>
+struct dot_small;
+
+inline std::int32_t four_bytes(const std::int8_t* src) {
+    std::int32_t out;
+    __builtin_memcpy(&out, src, 4);
+    return out;
+}
+inline std::int64_t four_words(const std::int16_t* src) {
+    std::int64_t out;
+    __builtin_memcpy(&out, src, 8);
+    return out;
+}
+
+}  // namespace bitmill::kernels
+
+#if defined(__x86_64__)
+#include <bitmill/kernels/layer_primitives_x86.hpp>
+#elif defined(__aarch64__)
+#include <bitmill/kernels/layer_primitives_neon.hpp>
+#endif

@@ -1,0 +1,369 @@
+// The primitives of layers on SSE2, AVX2 (with FMA, and with VNNI where it is compiled for), AVX-512.
+#pragma once
+
+#include <bitmill/kernels/layer_primitives.hpp>
+
+#if defined(__x86_64__)
+
+namespace bitmill::kernels {
+
+// a * b + c of two doubles that hold floats, for the narrowing to float behind it: the product is exact in double, the
+// sum is rounded to odd, so that both roundings together are one (Boldo and Melquiond 2008).
+BITMILL_FLATTEN __m128d fused_to_odd(__m128d a, __m128d b, __m128d c) {
+    const __m128d product = _mm_mul_pd(a, b);
+    const __m128d sum = _mm_add_pd(product, c);
+    const __m128d shadow = _mm_sub_pd(sum, product);
+    const __m128d lost = _mm_add_pd(_mm_sub_pd(product, _mm_sub_pd(sum, shadow)), _mm_sub_pd(c, shadow));
+    const __m128d zero = _mm_setzero_pd();
+    const __m128i up = _mm_castpd_si128(_mm_cmpgt_pd(lost, zero));
+    const __m128i down = _mm_castpd_si128(_mm_cmplt_pd(lost, zero));
+    const __m128i bits = _mm_castpd_si128(sum);
+    // Away from 0 where what was lost has the sum's sign.
+    const __m128i negative = _mm_shuffle_epi32(_mm_srai_epi32(bits, 31), 0xf5);
+    const __m128i away = _mm_or_si128(_mm_andnot_si128(negative, up), _mm_and_si128(negative, down));
+    const __m128i inexact = _mm_or_si128(up, down);
+    const __m128i one = _mm_set1_epi64x(1);
+    const __m128i even = _mm_andnot_si128(bits, one);
+    const __m128i step = _mm_and_si128(inexact, even);
+    // + 1 away, - 1 towards 0; an odd sum stays.
+    const __m128i back = _mm_andnot_si128(away, step);
+    const __m128i forth = _mm_and_si128(away, step);
+    return _mm_castsi128_pd(_mm_sub_epi64(_mm_add_epi64(bits, forth), back));
+}
+
+BITMILL_FLATTEN __m128 fused_exact(__m128 a, __m128 b, __m128 c) {
+    const __m128 low = _mm_cvtpd_ps(fused_to_odd(_mm_cvtps_pd(a), _mm_cvtps_pd(b), _mm_cvtps_pd(c)));
+    const __m128 high =
+        _mm_cvtpd_ps(fused_to_odd(_mm_cvtps_pd(_mm_movehl_ps(a, a)), _mm_cvtps_pd(_mm_movehl_ps(b, b)),
+                                  _mm_cvtps_pd(_mm_movehl_ps(c, c))));
+    return _mm_movelh_ps(low, high);
+}
+
+template <>
+BITMILL_FLATTEN f32x16<xsimd::sse2> fused(const f32x16<xsimd::sse2>& a, const f32x16<xsimd::sse2>& b,
+                                          const f32x16<xsimd::sse2>& c) {
+    return {{fused_exact(a.v[0], b.v[0], c.v[0]), fused_exact(a.v[1], b.v[1], c.v[1]),
+             fused_exact(a.v[2], b.v[2], c.v[2]), fused_exact(a.v[3], b.v[3], c.v[3])}};
+}
+
+template <>
+struct float_tile_size<xsimd::sse2> {
+    static constexpr std::size_t rows = 2, panels = 1;
+};
+
+// Pairs of products of 16-bit integers. A sum holds two lanes a column.
+template <>
+struct dot_wide<xsimd::sse2> {
+    using x_element = std::int16_t;
+    static constexpr std::size_t rows = 1, panels = 1, flush = 0;
+    static constexpr int offset = 0;
+    struct weights {
+        __m128i v[8];
+    };
+    struct sum {
+        __m128i v[8];
+    };
+    static BITMILL_FLATTEN weights load(const std::uint8_t* src) {
+        const __m128i zero = _mm_setzero_si128();
+        weights out;
+        BITMILL_UNROLL_ALL
+        for (std::size_t i = 0; i < 4; ++i) {
+            const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(src) + i);
+            out.v[2 * i] = _mm_unpacklo_epi8(bytes, zero);
+            out.v[2 * i + 1] = _mm_unpackhi_epi8(bytes, zero);
+        }
+        return out;
+    }
+    static BITMILL_FLATTEN __m128i spread_x(const std::int16_t* x) { return _mm_set1_epi64x(four_words(x)); }
+    static BITMILL_FLATTEN void clear(sum& s) {
+        for (auto& one : s.v) one = _mm_setzero_si128();
+    }
+    static BITMILL_FLATTEN void step(sum& s, const weights& w, __m128i x) {
+        BITMILL_UNROLL_ALL
+        for (std::size_t i = 0; i < 8; ++i) s.v[i] = _mm_add_epi32(s.v[i], _mm_madd_epi16(w.v[i], x));
+    }
+    static BITMILL_FLATTEN __m128 join(__m128i a, __m128i b, __m128i start) {
+        const __m128 first = _mm_castsi128_ps(a);
+        const __m128 second = _mm_castsi128_ps(b);
+        const __m128i even = _mm_castps_si128(_mm_shuffle_ps(first, second, 0x88));
+        const __m128i odd = _mm_castps_si128(_mm_shuffle_ps(first, second, 0xdd));
+        return _mm_cvtepi32_ps(_mm_add_epi32(_mm_add_epi32(even, odd), start));
+    }
+    static BITMILL_FLATTEN f32x16<xsimd::sse2> lanes(const sum& s, std::int32_t start) {
+        const __m128i begin = _mm_set1_epi32(start);
+        return {{join(s.v[0], s.v[1], begin), join(s.v[2], s.v[3], begin), join(s.v[4], s.v[5], begin),
+                 join(s.v[6], s.v[7], begin)}};
+    }
+};
+template <>
+struct dot_small<xsimd::sse2> : dot_wide<xsimd::sse2> {};
+
+#if defined(__AVX2__) && defined(__F16C__)
+
+template <>
+BITMILL_FLATTEN f32x16<xsimd::avx2> fused(const f32x16<xsimd::avx2>& a, const f32x16<xsimd::avx2>& b,
+                                          const f32x16<xsimd::avx2>& c) {
+#if defined(__FMA__)
+    return {{_mm256_fmadd_ps(a.v[0], b.v[0], c.v[0]), _mm256_fmadd_ps(a.v[1], b.v[1], c.v[1])}};
+#else
+    const auto halves = [](__m256 x, __m256 y, __m256 z) {
+        const __m128 low =
+            fused_exact(_mm256_castps256_ps128(x), _mm256_castps256_ps128(y), _mm256_castps256_ps128(z));
+        const __m128 high = fused_exact(_mm256_extractf128_ps(x, 1), _mm256_extractf128_ps(y, 1),
+                                        _mm256_extractf128_ps(z, 1));
+        return _mm256_set_m128(high, low);
+    };
+    return {{halves(a.v[0], b.v[0], c.v[0]), halves(a.v[1], b.v[1], c.v[1])}};
+#endif
+}
+
+template <>
+struct float_tile_size<xsimd::avx2> {
+    static constexpr std::size_t rows = 6, panels = 1;
+};
+
+BITMILL_FLATTEN __m256i load_256(const void* src) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(src));
+}
+
+// Of ints and shorts rather than __m256i, which is of long longs: between the two GCC 12 copies every sum at every step.
+using ints_256 = int __attribute__((vector_size(32)));
+using shorts_256 = short __attribute__((vector_size(32)));
+
+// 64 bytes of codes, and 16 sums of 32 bits in order.
+struct avx2_codes {
+    __m256i v[2];
+};
+struct avx2_sums {
+    ints_256 v[2];
+};
+BITMILL_FLATTEN f32x16<xsimd::avx2> avx2_lanes(const avx2_sums& s, std::int32_t start) {
+    const ints_256 begin = reinterpret_cast<ints_256>(_mm256_set1_epi32(start));
+    return {{_mm256_cvtepi32_ps(reinterpret_cast<__m256i>(s.v[0] + begin)),
+             _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(s.v[1] + begin))}};
+}
+
+#if defined(__AVXVNNI__) || (defined(__AVX512VNNI__) && defined(__AVX512VL__))
+
+template <>
+struct dot_wide<xsimd::avx2> {
+    using x_element = std::int8_t;
+    static constexpr std::size_t rows = 6, panels = 1, flush = 0;
+    static constexpr int offset = 0;
+    using weights = avx2_codes;
+    using sum = avx2_sums;
+    static BITMILL_FLATTEN weights load(const std::uint8_t* src) {
+        return {{load_256(src), load_256(src + 32)}};
+    }
+    static BITMILL_FLATTEN __m256i spread_x(const std::int8_t* x) { return _mm256_set1_epi32(four_bytes(x)); }
+    static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
+    static BITMILL_FLATTEN ints_256 dot(ints_256 s, __m256i w, __m256i x) {
+#if defined(__AVXVNNI__)
+        return reinterpret_cast<ints_256>(_mm256_dpbusd_avx_epi32(reinterpret_cast<__m256i>(s), w, x));
+#else
+        return reinterpret_cast<ints_256>(_mm256_dpbusd_epi32(reinterpret_cast<__m256i>(s), w, x));
+#endif
+    }
+    static BITMILL_FLATTEN void step(sum& s, const weights& w, __m256i x) {
+        s.v[0] = dot(s.v[0], w.v[0], x);
+        s.v[1] = dot(s.v[1], w.v[1], x);
+    }
+    static BITMILL_FLATTEN f32x16<xsimd::avx2> lanes(const sum& s, std::int32_t start) {
+        return avx2_lanes(s, start);
+    }
+};
+template <>
+struct dot_small<xsimd::avx2> : dot_wide<xsimd::avx2> {};
+
+#else
+
+// vpmaddubsw would saturate: 2 * 255 * 127 does not fit 16 bits. Widened to 16 bits the products are exact at the same
+// rate of the multiplier. Half a panel at a time, so that 6 rows, 12 sums, fit the 16 registers.
+template <>
+struct dot_wide<xsimd::avx2> {
+    using x_element = std::int16_t;
+    static constexpr std::size_t rows = 6, panels = 1, flush = 0;
+    static constexpr int offset = 0;
+    struct weights {
+        __m256i v[2];  // four columns each
+    };
+    struct half {  // two lanes a column
+        ints_256 v[2];
+    };
+    struct sum {
+        half v[2];
+    };
+    static BITMILL_FLATTEN weights load_half(const std::uint8_t* src) {
+        const auto* from = reinterpret_cast<const __m128i*>(src);
+        return {
+            {_mm256_cvtepu8_epi16(_mm_loadu_si128(from)), _mm256_cvtepu8_epi16(_mm_loadu_si128(from + 1))}};
+    }
+    static BITMILL_FLATTEN __m256i spread_x(const std::int16_t* x) {
+        return _mm256_set1_epi64x(four_words(x));
+    }
+    static BITMILL_FLATTEN void step(half& s, const weights& w, __m256i x) {
+        s.v[0] += reinterpret_cast<ints_256>(_mm256_madd_epi16(w.v[0], x));
+        s.v[1] += reinterpret_cast<ints_256>(_mm256_madd_epi16(w.v[1], x));
+    }
+    static BITMILL_FLATTEN ints_256 in_order(const half& s) {
+        const __m256i pairs =
+            _mm256_hadd_epi32(reinterpret_cast<__m256i>(s.v[0]), reinterpret_cast<__m256i>(s.v[1]));
+        return reinterpret_cast<ints_256>(_mm256_permute4x64_epi64(pairs, 0xd8));
+    }
+    static BITMILL_FLATTEN f32x16<xsimd::avx2> lanes(const sum& s, std::int32_t start) {
+        return avx2_lanes({{in_order(s.v[0]), in_order(s.v[1])}}, start);
+    }
+};
+
+// Codes of 0 to 15: 2 * 15 * 127 = 3810, so eight steps fit 16 bits before they are widened.
+template <>
+struct dot_small<xsimd::avx2> {
+    using x_element = std::int8_t;
+    static constexpr std::size_t rows = 6, panels = 1, flush = 8;
+    static constexpr int offset = 0;
+    using weights = avx2_codes;
+    struct part {
+        shorts_256 v[2];
+    };
+    using sum = avx2_sums;
+    static BITMILL_FLATTEN weights load(const std::uint8_t* src) {
+        return {{load_256(src), load_256(src + 32)}};
+    }
+    static BITMILL_FLATTEN __m256i spread_x(const std::int8_t* x) { return _mm256_set1_epi32(four_bytes(x)); }
+    static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
+    static BITMILL_FLATTEN void clear(part& s) { s = part{}; }
+    static BITMILL_FLATTEN void step(part& s, const weights& w, __m256i x) {
+        s.v[0] += reinterpret_cast<shorts_256>(_mm256_maddubs_epi16(w.v[0], x));
+        s.v[1] += reinterpret_cast<shorts_256>(_mm256_maddubs_epi16(w.v[1], x));
+    }
+    static BITMILL_FLATTEN ints_256 pairs(shorts_256 x) {
+        return reinterpret_cast<ints_256>(
+            _mm256_madd_epi16(reinterpret_cast<__m256i>(x), _mm256_set1_epi16(1)));
+    }
+    static BITMILL_FLATTEN void widen(sum& s, const part& p) {
+        s.v[0] += pairs(p.v[0]);
+        s.v[1] += pairs(p.v[1]);
+    }
+    static BITMILL_FLATTEN f32x16<xsimd::avx2> lanes(const sum& s, std::int32_t start) {
+        return avx2_lanes(s, start);
+    }
+};
+
+#endif  // VNNI
+#endif  // AVX2
+
+#if defined(BITMILL_AVX512)
+
+template <>
+BITMILL_FLATTEN f32x16<xsimd::avx512bw> fused(const f32x16<xsimd::avx512bw>& a,
+                                              const f32x16<xsimd::avx512bw>& b,
+                                              const f32x16<xsimd::avx512bw>& c) {
+    return {{_mm512_fmadd_ps(a.v[0], b.v[0], c.v[0])}};
+}
+
+template <>
+struct float_tile_size<xsimd::avx512bw> {
+    static constexpr std::size_t rows = 12, panels = 2;
+};
+
+// Of ints rather than __m512i, which is of long longs: between the two GCC 12 copies every sum at every step.
+using ints_512 = int __attribute__((vector_size(64)));
+
+BITMILL_FLATTEN f32x16<xsimd::avx512bw> avx512_lanes(__m512i s, std::int32_t start) {
+    return {{_mm512_cvtepi32_ps(_mm512_add_epi32(s, _mm512_set1_epi32(start)))}};
+}
+
+#if defined(__AVX512VNNI__)
+
+template <>
+struct dot_wide<xsimd::avx512bw> {
+    using x_element = std::int8_t;
+    static constexpr std::size_t rows = 12, panels = 2, flush = 0;
+    static constexpr int offset = 0;
+    using weights = __m512i;
+    using sum = ints_512;
+    static BITMILL_FLATTEN weights load(const std::uint8_t* src) { return _mm512_loadu_si512(src); }
+    static BITMILL_FLATTEN __m512i spread_x(const std::int8_t* x) { return _mm512_set1_epi32(four_bytes(x)); }
+    static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
+    static BITMILL_FLATTEN void step(sum& s, const weights& w, __m512i x) {
+        s = reinterpret_cast<sum>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(s), w, x));
+    }
+    static BITMILL_FLATTEN f32x16<xsimd::avx512bw> lanes(const sum& s, std::int32_t start) {
+        return avx512_lanes(reinterpret_cast<__m512i>(s), start);
+    }
+};
+template <>
+struct dot_small<xsimd::avx512bw> : dot_wide<xsimd::avx512bw> {};
+
+#else
+
+// As on AVX2.
+using shorts_512 = short __attribute__((vector_size(64)));
+
+template <>
+struct dot_wide<xsimd::avx512bw> {
+    using x_element = std::int16_t;
+    static constexpr std::size_t rows = 12, panels = 1, flush = 0;
+    static constexpr int offset = 0;
+    struct weights {
+        __m512i v[2];
+    };
+    struct sum {
+        ints_512 v[2];
+    };
+    static BITMILL_FLATTEN weights load(const std::uint8_t* src) {
+        return {{_mm512_cvtepu8_epi16(load_256(src)), _mm512_cvtepu8_epi16(load_256(src + 32))}};
+    }
+    static BITMILL_FLATTEN __m512i spread_x(const std::int16_t* x) {
+        return _mm512_set1_epi64(four_words(x));
+    }
+    static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
+    static BITMILL_FLATTEN void step(sum& s, const weights& w, __m512i x) {
+        s.v[0] += reinterpret_cast<ints_512>(_mm512_madd_epi16(w.v[0], x));
+        s.v[1] += reinterpret_cast<ints_512>(_mm512_madd_epi16(w.v[1], x));
+    }
+    static BITMILL_FLATTEN f32x16<xsimd::avx512bw> lanes(const sum& s, std::int32_t start) {
+        const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+        const auto first = reinterpret_cast<__m512i>(s.v[0]);
+        const auto second = reinterpret_cast<__m512i>(s.v[1]);
+        return avx512_lanes(_mm512_add_epi32(_mm512_permutex2var_epi32(first, even, second),
+                                             _mm512_permutex2var_epi32(first, odd, second)),
+                            start);
+    }
+};
+
+template <>
+struct dot_small<xsimd::avx512bw> {
+    using x_element = std::int8_t;
+    static constexpr std::size_t rows = 12, panels = 1, flush = 8;
+    static constexpr int offset = 0;
+    using weights = __m512i;
+    struct part {
+        shorts_512 v;
+    };
+    struct sum {
+        ints_512 v;
+    };
+    static BITMILL_FLATTEN weights load(const std::uint8_t* src) { return _mm512_loadu_si512(src); }
+    static BITMILL_FLATTEN __m512i spread_x(const std::int8_t* x) { return _mm512_set1_epi32(four_bytes(x)); }
+    static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
+    static BITMILL_FLATTEN void clear(part& s) { s = part{}; }
+    static BITMILL_FLATTEN void step(part& s, const weights& w, __m512i x) {
+        s.v += reinterpret_cast<shorts_512>(_mm512_maddubs_epi16(w, x));
+    }
+    static BITMILL_FLATTEN void widen(sum& s, const part& p) {
+        s.v += reinterpret_cast<ints_512>(
+            _mm512_madd_epi16(reinterpret_cast<__m512i>(p.v), _mm512_set1_epi16(1)));
+    }
+    static BITMILL_FLATTEN f32x16<xsimd::avx512bw> lanes(const sum& s, std::int32_t start) {
+        return avx512_lanes(reinterpret_cast<__m512i>(s.v), start);
+    }
+};
+
+#endif  // VNNI
+#endif  // AVX-512
+
+}  // namespace bitmill::kernels
+
+#endif

@@ -1,0 +1,492 @@
+// The vector source of the kernels that run layers; see layer_table.hpp for what they compute.
+#pragma once
+
+#include <bitmill/kernels/attention_simd.hpp>
+#include <bitmill/kernels/layer_functions.hpp>
+#include <bitmill/kernels/layer_tile.hpp>
+
+namespace bitmill::kernels {
+
+template <class Arch>
+struct layers_of {
+    using p = primitives<Arch>;
+    using f = functions_of<Arch>;
+    using lanes = f32x16<Arch>;
+    using ints = xsimd::batch<std::int32_t, Arch>;
+
+    // --- activations -----------------------------------------------------------------------------------------
+    static BITMILL_FLATTEN lanes load_some(const float* src, std::size_t count) {
+        return count >= 16 ? load<Arch>(src) : load_first<Arch>(src, count);
+    }
+
+    static std::uint32_t absmax_bits(const float* src, std::size_t count) {
+        typename p::absmax most;
+        for (std::size_t i = 0; i < count; i += 16) most.add(load_some(src + i, count - i));
+        return most.bits();
+    }
+
+    // One group of a row; `dst` is where its first four codes go, the next four `step` bytes behind.
+    static void quantize_group(const float* src, std::size_t count, std::int8_t* dst, std::size_t step,
+                               float* scale, std::int32_t* sums) {
+        const std::uint32_t bits = absmax_bits(src, count);
+        const float most = __builtin_bit_cast(float, bits);
+        const bool finite = bits < 0x7f800000u;
+        const bool some = finite && most >= least_activation;
+        *scale = !finite ? __builtin_nanf("") : some ? most / 127.0f : 0.0f;
+        const lanes inverse = spread<Arch>(some ? 127.0f / most : 0.0f);
+        lanes sum = spread<Arch>(0);
+        for (std::size_t i = 0; i < count; i += 16) {
+            const lanes x = load_some(src + i, count - i);
+            const lanes q = some ? round_small(x * inverse) : spread<Arch>(0);
+            alignas(16) std::int8_t codes[16];
+            p::store_bytes(p::flip(p::to_bytes(q + spread<Arch>(128)), 0x80),
+                           reinterpret_cast<std::uint8_t*>(codes));
+            for (std::size_t j = 0; j < 4; ++j) __builtin_memcpy(dst + (i / 4 + j) * step, codes + 4 * j, 4);
+            sum = sum + q;
+            if (i % sum_group == 16 || i + 16 >= count) {
+                sums[i / sum_group] = static_cast<std::int32_t>(p::fold(sum));
+                sum = spread<Arch>(0);
+            }
+        }
+    }
+
+    static void quantize_rows(const float* src, std::size_t stride, std::size_t rows, std::size_t depth,
+                              std::int8_t* codes, float* scales, std::int32_t* sums) {
+        const std::size_t groups = (depth + activation_group - 1) / activation_group;
+        const std::size_t summed = (depth + sum_group - 1) / sum_group;
+        for (std::size_t m = 0; m < rows; ++m)
+            for (std::size_t g = 0; g < groups; ++g) {
+                const std::size_t k = g * activation_group;
+                const std::size_t count = depth - k < activation_group ? depth - k : activation_group;
+                quantize_group(src + m * stride + k, count, codes + k * rows + 4 * m, 4 * rows,
+                               scales + m * groups + g, sums + m * summed + k / sum_group);
+            }
+    }
+
+    // --- weights of one run ------------------------------------------------------------------------------------
+    // The codes of 16 columns, four of each column in a lane, as integers (code >> shift) & mask.
+    static BITMILL_FLATTEN ints pick(const ints& four, int shift, std::int32_t mask) {
+        return (four >> shift) & ints(mask);
+    }
+    static BITMILL_FLATTEN void load_ints(const std::uint8_t* src, ints (&dst)[lanes::parts]) {
+        BITMILL_UNROLL_ALL
+        for (std::size_t i = 0; i < lanes::parts; ++i)
+            dst[i] = ints::load_unaligned(reinterpret_cast<const std::int32_t*>(src) + i * ints::size);
+    }
+    static BITMILL_FLATTEN void store_ints(const ints& x, std::uint8_t* dst, std::size_t part) {
+        x.store_unaligned(reinterpret_cast<std::int32_t*>(dst) + part * ints::size);
+    }
+
+    // `steps` of 64 bytes of narrower codes to u8 codes.
+    template <panel_type Type>
+    static void widen_codes(const std::uint8_t* src, const std::uint8_t* rest, std::size_t steps,
+                            std::uint8_t* dst) {
+        for (std::size_t s = 0; s < steps; ++s, src += 64) {
+            BITMILL_UNROLL_ALL
+            for (std::size_t i = 0; i < lanes::parts; ++i) {
+                const ints all =
+                    ints::load_unaligned(reinterpret_cast<const std::int32_t*>(src) + i * ints::size);
+                if constexpr (Type == panel_type::u4) {
+                    store_ints(pick(all, 0, 0x0f0f0f0f), dst + s * 128, i);
+                    store_ints(pick(all, 4, 0x0f0f0f0f), dst + s * 128 + 64, i);
+                } else if constexpr (Type == panel_type::u2) {
+                    store_ints(pick(all, 0, 0x03030303), dst + s * 256, i);
+                    store_ints(pick(all, 2, 0x03030303), dst + s * 256 + 64, i);
+                    store_ints(pick(all, 4, 0x03030303), dst + s * 256 + 128, i);
+                    store_ints(pick(all, 6, 0x03030303), dst + s * 256 + 192, i);
+                } else {
+                    const ints low = ints::load_unaligned(
+                        reinterpret_cast<const std::int32_t*>(rest + s * 64) + i * ints::size);
+                    const ints base_first = (all << 4) & ints(static_cast<std::int32_t>(0xf0f0f0f0));
+                    const ints base_second = all & ints(static_cast<std::int32_t>(0xf0f0f0f0));
+                    store_ints(base_first | pick(low, 0, 0x0f0f0f0f), dst + s * 128, i);
+                    store_ints(base_second | pick(low, 4, 0x0f0f0f0f), dst + s * 128 + 64, i);
+                }
+            }
+        }
+    }
+
+    // Four rows of 16 floats, code - zero, from 64 bytes of u8 codes.
+    static BITMILL_FLATTEN void floats_of_codes(const std::uint8_t* src, const lanes& zero, float* dst) {
+        ints all[lanes::parts];
+        load_ints(src, all);
+        BITMILL_UNROLL_ALL
+        for (int k = 0; k < 4; ++k) {
+            lanes code;
+            BITMILL_UNROLL_ALL
+            for (std::size_t i = 0; i < lanes::parts; ++i)
+                code.v[i] = xsimd::to_float(pick(all[i], 8 * k, 0xff));
+            store(code - zero, dst + 16 * k);
+        }
+    }
+
+    static void floats_of_book(const std::uint8_t* src, std::size_t depth, const code_book& facts,
+                               float* dst) {
+        const typename p::book book(facts);
+        for (std::size_t k = 0; k < depth; ++k) {
+            alignas(16) std::uint8_t codes[16];
+            const std::uint8_t* four = src + k / 4 * 64 + k % 4;
+            for (std::size_t n = 0; n < 16; ++n) codes[n] = four[4 * n];
+            store(book.values(codes), dst + 16 * k);
+        }
+    }
+
+    struct run_of_panel {
+        std::size_t panel;
+        std::size_t first;  // k
+        std::size_t count;
+    };
+
+    [[nodiscard]] static BITMILL_FLATTEN std::size_t scale_index(const panels& w, const run_of_panel& at) {
+        const std::size_t group = w.scale_group == 0 ? 0 : at.first / w.scale_group;
+        return (at.panel * w.scale_groups() + group) * panel_columns;
+    }
+    [[nodiscard]] static BITMILL_FLATTEN std::size_t code_offset(const panels& w, const run_of_panel& at) {
+        const auto facts = kernels::facts(w.type);
+        return at.panel * panel_bytes(w.type, w.depth) + at.first / facts.step * facts.step_bytes;
+    }
+
+    // Codes of a run as u8; room: 16 * 128 bytes.
+    static const std::uint8_t* codes_of(const panels& w, const run_of_panel& at, std::uint8_t* room) {
+        const std::size_t offset = code_offset(w, at);
+        const std::size_t step = facts(w.type).step;
+        const std::size_t steps = (at.count + step - 1) / step;
+        switch (w.type) {
+            case panel_type::u4:
+            case panel_type::book: widen_codes<panel_type::u4>(w.codes + offset, nullptr, steps, room); break;
+            case panel_type::u2: widen_codes<panel_type::u2>(w.codes + offset, nullptr, steps, room); break;
+            case panel_type::planes:
+                widen_codes<panel_type::planes>(w.codes + offset, w.rest + offset, steps, room);
+                break;
+            default: return w.codes + offset;
+        }
+        return room;
+    }
+
+    // Values of a run less their scales, [k][16]; room: 64 * 128 bytes and then 16 * 128 bytes of codes.
+    static const float* values_of(const panels& w, const run_of_panel& at, float* room) {
+        const std::uint8_t* raw = w.codes + code_offset(w, at);
+        if (w.type == panel_type::f32) return reinterpret_cast<const float*>(raw);
+        if (w.type == panel_type::f16 || w.type == panel_type::bf16) {
+            const auto* half = reinterpret_cast<const std::uint16_t*>(raw);
+            const auto widen = w.type == panel_type::f16 ? p::widen_f16 : p::widen_bf16;
+            widen(half, at.count * panel_columns, room);
+            return room;
+        }
+        const std::uint8_t* codes =
+            codes_of(w, at, reinterpret_cast<std::uint8_t*>(room + activation_group * panel_columns));
+        if (w.type == panel_type::book) {
+            floats_of_book(codes, at.count, *w.book, room);
+            return room;
+        }
+        const lanes zero =
+            w.zeros != nullptr ? load<Arch>(w.zeros + scale_index(w, at)) : spread<Arch>(w.zero);
+        for (std::size_t k = 0; k < at.count; k += 4) floats_of_codes(codes + 16 * k, zero, room + 16 * k);
+        return room;
+    }
+
+    // --- tiles ---------------------------------------------------------------------------------------------------
+    template <class Dot, std::size_t R, std::size_t P, class Sum>
+    static BITMILL_FLATTEN void dot_steps(const typename Dot::x_element* x, std::size_t width,
+                                          const std::uint8_t* const* w, std::size_t begin, std::size_t end,
+                                          Sum (&sum)[R * P]) {
+        for (std::size_t s = begin; s < end; ++s) {
+            typename Dot::weights column[P];
+            repeat<P>([&](auto i) BITMILL_FLAT { column[i] = Dot::load(w[i] + 64 * s); });
+            const typename Dot::x_element* at = x + s * width * 4;
+            repeat<R>([&](auto r) BITMILL_FLAT {
+                const auto one = Dot::spread_x(at + 4 * r);
+                repeat<P>([&](auto i) BITMILL_FLAT { Dot::step(sum[r * P + i], column[i], one); });
+            });
+        }
+    }
+
+    // A panel's halves one after the other; P is 1.
+    template <class Dot, std::size_t R>
+    static BITMILL_FLATTEN void dot_halves(const typename Dot::x_element* x, std::size_t width,
+                                           const std::uint8_t* w, std::size_t steps,
+                                           typename Dot::sum (&sum)[R]) {
+        repeat<2>([&](auto i) BITMILL_FLAT {
+            typename Dot::half part[R];
+            repeat<R>([&](auto r) BITMILL_FLAT { part[r] = {}; });
+            const typename Dot::x_element* at = x;
+            for (std::size_t s = 0; s < steps; ++s, at += 4 * width) {
+                const auto column = Dot::load_half(w + 64 * s + 32 * i);
+                repeat<R>([&](auto r)
+                              BITMILL_FLAT { Dot::step(part[r], column, Dot::spread_x(at + 4 * r)); });
+            }
+            repeat<R>([&](auto r) BITMILL_FLAT { sum[r].v[i] = part[r]; });
+        });
+    }
+
+    // R rows of x times P panels; sums in 32 bits.
+    template <class Dot, std::size_t R, std::size_t P>
+    static BITMILL_FLATTEN void dot_tile(const typename Dot::x_element* x, std::size_t width,
+                                         const std::uint8_t* const* w, std::size_t steps,
+                                         typename Dot::sum (&sum)[R * P]) {
+        if constexpr (requires { typename Dot::half; }) {
+            dot_halves<Dot, R>(x, width, w[0], steps, sum);
+        } else if constexpr (Dot::flush == 0) {
+            repeat<R * P>([&](auto i) BITMILL_FLAT { Dot::clear(sum[i]); });
+            dot_steps<Dot, R, P>(x, width, w, 0, steps, sum);
+        } else {
+            repeat<R * P>([&](auto i) BITMILL_FLAT { Dot::clear(sum[i]); });
+            for (std::size_t s = 0; s < steps; s += Dot::flush) {
+                typename Dot::part part[R * P];
+                repeat<R * P>([&](auto i) BITMILL_FLAT { Dot::clear(part[i]); });
+                dot_steps<Dot, R, P>(x, width, w, s, s + Dot::flush < steps ? s + Dot::flush : steps, part);
+                repeat<R * P>([&](auto i) BITMILL_FLAT { Dot::widen(sum[i], part[i]); });
+            }
+        }
+    }
+
+    // --- linear ----------------------------------------------------------------------------------------------------
+    // What a call works on: some rows, P panels.
+    struct span_of_rows {
+        std::size_t begin;
+        std::size_t count;
+        float* sums;  // [panel][row][16]
+    };
+
+    // Calls body<R>(row, width) for tiles of R rows that do not leave their block of 12, R at most Most. `row` counts from
+    // the span's begin, `width` is the width of the block; rows of the block before the tile: row % 12.
+    template <std::size_t Most, class Body>
+    static BITMILL_FLATTEN void for_each_tile(const linear_call& c, const span_of_rows& span,
+                                              const Body& body) {
+        for (std::size_t block = 0; block < span.count; block += row_block) {
+            const std::size_t left = c.rows - span.begin - block;
+            const std::size_t width = left < row_block ? left : row_block;
+            const std::size_t end = span.count - block < width ? span.count : block + width;
+            std::size_t row = block;
+            while (row < end) {
+                const std::size_t rows = end - row;
+                if (Most >= 12 && rows >= 12) {
+                    body.template operator()<Most >= 12 ? 12 : 1>(row, width);
+                    row += 12;
+                } else if (Most >= 6 && rows >= 6) {
+                    body.template operator()<Most >= 6 ? 6 : 1>(row, width);
+                    row += 6;
+                } else if (Most >= 4 && rows >= 4) {
+                    body.template operator()<Most >= 4 ? 4 : 1>(row, width);
+                    row += 4;
+                } else if (Most >= 3 && rows >= 3) {
+                    body.template operator()<Most >= 3 ? 3 : 1>(row, width);
+                    row += 3;
+                } else if (Most >= 2 && rows >= 2) {
+                    body.template operator()<Most >= 2 ? 2 : 1>(row, width);
+                    row += 2;
+                } else {
+                    body.template operator()<1>(row, width);
+                    ++row;
+                }
+            }
+        }
+    }
+
+    // dst = activation(sums + bias) + residual.
+    static void finish(const linear_call& c, const span_of_rows& span, std::size_t panel,
+                       std::size_t panels_done) {
+        for (std::size_t m = 0; m < span.count; ++m) {
+            const std::size_t row = span.begin + m;
+            for (std::size_t i = 0; i < panels_done; ++i) {
+                const std::size_t column = (panel + i) * panel_columns;
+                const std::size_t left = c.weights->columns - column;
+                const std::size_t n = left < panel_columns ? left : panel_columns;
+                lanes y = load<Arch>(span.sums + (i * span.count + m) * panel_columns);
+                if (c.bias != nullptr) y = y + load_some(c.bias + column, n);
+                if (c.activation != activation_function::none) y = f::activate(y, c.activation);
+                if (c.residual != nullptr)
+                    y = y + load_some(c.residual + row * c.residual_stride + column, n);
+                float* dst = c.dst + row * c.dst_stride + column;
+                n == panel_columns ? store(y, dst) : store_first(y, n, dst);
+            }
+        }
+    }
+
+    static void clear_sums(const span_of_rows& span, std::size_t panels_done) {
+        __builtin_memset(span.sums, 0, panels_done * span.count * panel_columns * sizeof(float));
+    }
+
+    template <std::size_t P>
+    static void float_panels(const linear_call& c, const span_of_rows& span, std::size_t panel,
+                             std::byte* room) {
+        const panels& w = *c.weights;
+        clear_sums(span, P);
+        constexpr std::size_t room_each = activation_group * (panel_columns * sizeof(float) + panel_columns);
+        for (std::size_t first = 0; first < w.depth; first += w.run) {
+            const std::size_t count = w.depth - first < w.run ? w.depth - first : w.run;
+            const float* values[P];
+            lanes scale[P];
+            for (std::size_t i = 0; i < P; ++i) {
+                const run_of_panel at{panel + i, first, count};
+                values[i] = values_of(w, at, reinterpret_cast<float*>(room + i * room_each));
+                scale[i] = w.scales != nullptr ? load<Arch>(w.scales + scale_index(w, at)) : spread<Arch>(1);
+            }
+            for_each_tile<float_tile_size<Arch>::rows>(
+                c, span, [=, &c, &w]<std::size_t R>(std::size_t row, std::size_t width) {
+                    const std::size_t in_block = row % row_block;
+                    const float* x = c.x + (span.begin + row - in_block) * w.depth + first * width + in_block;
+                    lanes t[R * P];
+                    float_tile<Arch, R, P>(x, width, values, count, t);
+                    repeat<R * P>([&](auto at) BITMILL_FLAT {
+                        constexpr std::size_t r = at / P;
+                        constexpr std::size_t i = at % P;
+                        float* sum = span.sums + (i * span.count + row + r) * panel_columns;
+                        store(fused(t[at], scale[i], load<Arch>(sum)), sum);
+                    });
+                });
+        }
+        finish(c, span, panel, P);
+    }
+
+    static void linear_float(const linear_call& c) {
+        constexpr std::size_t together = float_tile_size<Arch>::panels;
+        const std::size_t rows = rows_together(c.weights->depth);
+        for (std::size_t begin = c.row_begin; begin < c.row_end; begin += rows) {
+            std::byte* scratch = c.scratch;
+            span_of_rows span{begin, c.row_end - begin < rows ? c.row_end - begin : rows, nullptr};
+            span.sums = reinterpret_cast<float*>(take(scratch, 2 * span.count * 64));
+            std::size_t panel = c.panel_begin;
+            if constexpr (together == 2)
+                for (; panel + 2 <= c.panel_end; panel += 2) float_panels<2>(c, span, panel, scratch);
+            for (; panel < c.panel_end; ++panel) float_panels<1>(c, span, panel, scratch);
+        }
+    }
+
+    // The codes of the rows as the dot product reads them, and where each sum of a run begins.
+    template <class Dot>
+    struct staged_rows {
+        const typename Dot::x_element* x;
+        std::size_t padded;
+        std::int32_t* starts;  // [row][run]: - zero * sum of the codes; with zeros: that sum
+        std::size_t runs;
+    };
+
+    template <class Dot>
+    static staged_rows<Dot> stage(const linear_call& c, const span_of_rows& span, std::byte*& scratch) {
+        const panels& w = *c.weights;
+        staged_rows<Dot> out{};
+        out.padded = padded_depth(w.depth);
+        out.runs = (w.depth + w.run - 1) / w.run;
+        const std::int8_t* codes = c.quantized.codes + span.begin * out.padded;
+        if constexpr (sizeof(typename Dot::x_element) == 1) {
+            out.x = codes;
+        } else {
+            const std::size_t count = span.count * out.padded;
+            auto* wide = reinterpret_cast<std::int16_t*>(take(scratch, count * 2));
+            for (std::size_t i = 0; i < count; ++i) wide[i] = codes[i];
+            out.x = wide;
+        }
+        out.starts = reinterpret_cast<std::int32_t*>(take(scratch, span.count * out.runs * 4));
+        const std::size_t summed = (w.depth + sum_group - 1) / sum_group;
+        const std::size_t each = w.run / sum_group;
+        const std::int32_t factor = w.zeros != nullptr ? 1 : Dot::offset - static_cast<std::int32_t>(w.zero);
+        for (std::size_t m = 0; m < span.count; ++m) {
+            const std::int32_t* sums = c.quantized.sums + (span.begin + m) * summed;
+            for (std::size_t r = 0; r < out.runs; ++r) {
+                std::int32_t sum = 0;
+                for (std::size_t i = r * each; i < (r + 1) * each && i < summed; ++i) sum += sums[i];
+                out.starts[m * out.runs + r] = factor * sum;
+            }
+        }
+        return out;
+    }
+
+    template <class Dot, std::size_t P, bool Zeros>
+    static void dot_panels(const linear_call& c, const span_of_rows& span, const staged_rows<Dot>& rows,
+                           std::size_t panel, std::uint8_t* room) {
+        const panels& w = *c.weights;
+        clear_sums(span, P);
+        const std::size_t groups = (w.depth + activation_group - 1) / activation_group;
+        for (std::size_t first = 0; first < w.depth; first += w.run) {
+            const std::size_t count = w.depth - first < w.run ? w.depth - first : w.run;
+            const std::uint8_t* codes[P];
+            lanes scale[P];
+            lanes zero[P];
+            for (std::size_t i = 0; i < P; ++i) {
+                const run_of_panel at{panel + i, first, count};
+                codes[i] = codes_of(w, at, room + i * activation_group * panel_columns);
+                const std::size_t index = scale_index(w, at);
+                scale[i] = load<Arch>(w.scales + index);
+                zero[i] = spread<Arch>(0);
+                if constexpr (Zeros)
+                    zero[i] = load<Arch>(w.zeros + index) - spread<Arch>(static_cast<float>(Dot::offset));
+            }
+            const std::int32_t* starts = rows.starts + first / w.run;
+            const std::size_t runs = rows.runs;
+            const float* x_scales = c.quantized.scales + span.begin * groups + first / activation_group;
+            const auto* x_first = rows.x;
+            const std::size_t padded = rows.padded;
+            for_each_tile<Dot::rows>(c, span, [=]<std::size_t R>(std::size_t row, std::size_t width) {
+                const std::size_t in_block = row % row_block;
+                typename Dot::sum sum[R * P];
+                dot_tile<Dot, R, P>(x_first + (row - in_block) * padded + first * width + 4 * in_block, width,
+                                    codes, (count + 3) / 4, sum);
+                repeat<R * P>([&](auto at) BITMILL_FLAT {
+                    constexpr std::size_t r = at / P;
+                    constexpr std::size_t i = at % P;
+                    const std::int32_t start = starts[(row + r) * runs];
+                    lanes t = Dot::lanes(sum[at], Zeros ? 0 : start);
+                    // Products and differences of whole numbers (of 32nds) below 2^24: exact.
+                    if constexpr (Zeros) t = t - zero[i] * spread<Arch>(static_cast<float>(start));
+                    float* to = span.sums + (i * span.count + row + r) * panel_columns;
+                    const lanes x_scale = spread<Arch>(x_scales[(row + r) * groups]);
+                    store(fused(t * scale[i], x_scale, load<Arch>(to)), to);
+                });
+            });
+        }
+        finish(c, span, panel, P);
+    }
+
+    template <class Dot, bool Zeros>
+    static void dot_linear(const linear_call& c) {
+        const std::size_t rows = rows_together(c.weights->depth);
+        for (std::size_t begin = c.row_begin; begin < c.row_end; begin += rows) {
+            std::byte* scratch = c.scratch;
+            span_of_rows span{begin, c.row_end - begin < rows ? c.row_end - begin : rows, nullptr};
+            span.sums = reinterpret_cast<float*>(take(scratch, 2 * span.count * 64));
+            auto* room = reinterpret_cast<std::uint8_t*>(take(scratch, 2 * activation_group * panel_columns));
+            const auto staged = stage<Dot>(c, span, scratch);
+            std::size_t panel = c.panel_begin;
+            if constexpr (Dot::panels == 2)
+                for (; panel + 2 <= c.panel_end; panel += 2)
+                    dot_panels<Dot, 2, Zeros>(c, span, staged, panel, room);
+            for (; panel < c.panel_end; ++panel) dot_panels<Dot, 1, Zeros>(c, span, staged, panel, room);
+        }
+    }
+
+    static void linear_int(const linear_call& c) {
+        const bool small = c.weights->type == panel_type::u4 || c.weights->type == panel_type::u2;
+        if (c.weights->zeros != nullptr)
+            return small ? dot_linear<dot_small<Arch>, true>(c) : dot_linear<dot_wide<Arch>, true>(c);
+        small ? dot_linear<dot_small<Arch>, false>(c) : dot_linear<dot_wide<Arch>, false>(c);
+    }
+
+    // --- norms --------------------------------------------------------------------------------------
+    static void layer_norm(const float* src, std::size_t count, const float* weight, const float* bias,
+                           float epsilon, float* dst) {
+        const float size = static_cast<float>(count);
+        lanes sum = spread<Arch>(0);
+        for (std::size_t i = 0; i < count; i += 16) sum = sum + load_some(src + i, count - i);
+        const lanes mean = spread<Arch>(p::fold(sum) / size);
+        lanes squares = spread<Arch>(0);
+        for (std::size_t i = 0; i < count; i += 16) {
+            const std::size_t n = count - i < 16 ? count - i : 16;
+            const lanes x = first_lanes(load_some(src + i, n) - mean, n);
+            squares = squares + x * x;
+        }
+        const lanes factor = spread<Arch>(1.0f / __builtin_sqrtf(p::fold(squares) / size + epsilon));
+        for (std::size_t i = 0; i < count; i += 16) {
+            const std::size_t n = count - i < 16 ? count - i : 16;
+            const lanes x = (load_some(src + i, n) - mean) * factor;
+            const lanes y = fused(x, load_some(weight + i, n), load_some(bias + i, n));
+            n == 16 ? store(y, dst + i) : store_first(y, n, dst + i);
+        }
+    }
+
+    static constexpr layer_table make() {
+        return {pack_rows, quantize_rows, linear_int, linear_float, layer_norm, attention_of<Arch>::attend};
+    }
+};
+
+}  // namespace bitmill::kernels
