@@ -1,8 +1,6 @@
-// The C interface: each function converts, calls, stores. guard() is the only try.
+// The C interface: each function converts, calls, stores. guard() in guard.hpp is the only try.
 #include "bitmill.h"
 
-#include <algorithm>
-#include <exception>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,6 +8,7 @@
 #include <variant>
 
 #include "convert.hpp"
+#include "guard.hpp"
 
 namespace bitmill::capi {
 using report_content =
@@ -23,68 +22,6 @@ struct bitmill_report {
 
 namespace bitmill::capi {
 namespace {
-
-static_assert(static_cast<int>(error_code::ok) == BITMILL_OK &&
-              static_cast<int>(error_code::invalid_argument) == BITMILL_INVALID_ARGUMENT &&
-              static_cast<int>(error_code::bad_input) == BITMILL_BAD_INPUT &&
-              static_cast<int>(error_code::io) == BITMILL_IO &&
-              static_cast<int>(error_code::out_of_memory) == BITMILL_OUT_OF_MEMORY &&
-              static_cast<int>(error_code::refused) == BITMILL_REFUSED &&
-              static_cast<int>(error_code::cancelled) == BITMILL_CANCELLED &&
-              static_cast<int>(error_code::unsupported) == BITMILL_UNSUPPORTED);
-static_assert(static_cast<int>(log_level::info) == BITMILL_LOG_INFO &&
-              static_cast<int>(log_level::warning) == BITMILL_LOG_WARNING);
-
-// ---- errors --------------------------------------------------------------------------------------------------
-
-// `message` is UTF-8.
-bitmill_status store(bitmill_error* error, bitmill_status status, std::uint64_t offset,
-                     std::string_view message) noexcept {
-    if (error == nullptr) return status;
-    std::size_t length = std::min(message.size(), sizeof error->message - 1);
-    // Not in the middle of a character.
-    if (length < message.size())
-        while (length != 0 && (static_cast<unsigned char>(message[length]) & 0xc0) == 0x80) --length;
-    error->status = status;
-    error->offset = offset;
-    std::memcpy(error->message, message.data(), length);
-    error->message[length] = '\0';
-    return status;
-}
-
-template <class Text>
-bitmill_status store_text(bitmill_error* error, bitmill_status status, std::uint64_t offset,
-                          const Text& text) noexcept {
-    try {
-        return store(error, status, offset, text());
-    } catch (...) {
-        return store(error, status, offset, "no memory for a longer message");
-    }
-}
-
-bitmill_status store(bitmill_error* error, const bitmill::error& what) noexcept {
-    return store_text(error, static_cast<bitmill_status>(what.code), what.offset,
-                      [&] { return what.text(); });
-}
-
-// What is to be 0 after a failure is set before guard(), which also refuses an error of the wrong size.
-template <class Body>
-bitmill_status guard(bitmill_error* error, const Body& body) noexcept {
-    if (error != nullptr && !usable(error)) return BITMILL_INVALID_ARGUMENT;
-    try {
-        const result<void> done = body();
-        return done ? store(error, BITMILL_OK, BITMILL_NO_OFFSET, "") : store(error, done.error());
-    } catch (const exception& failure) {
-        return store(error, failure.error());
-    } catch (const std::bad_alloc&) {
-        return store(error, BITMILL_OUT_OF_MEMORY, BITMILL_NO_OFFSET, "out of memory");
-    } catch (const std::exception& failure) {
-        return store_text(error, BITMILL_INTERNAL, BITMILL_NO_OFFSET,
-                          [&] { return printable(failure.what()); });
-    } catch (...) {
-        return store(error, BITMILL_INTERNAL, BITMILL_NO_OFFSET, "a hook threw an exception");
-    }
-}
 
 // ---- reports -------------------------------------------------------------------------------------------------
 
@@ -206,7 +143,6 @@ void put_sizes(bitmill_encoded& dst, const encoded_sizes& sizes) noexcept {
     dst.residual_bytes = sizes.residual;
 }
 
-// Writes as much of `value` as the caller's struct has room for.
 void put_metrics(bitmill_metrics* dst, const error_metrics& value) noexcept {
     bitmill_metrics out = BITMILL_METRICS_INIT;
     out.elements = value.elements();
@@ -214,9 +150,7 @@ void put_metrics(bitmill_metrics* dst, const error_metrics& value) noexcept {
     out.max_abs = value.max_abs();
     out.snr_db = value.elements() == 0 ? 0 : value.snr_db();
     out.cosine = value.elements() == 0 ? 0 : value.cosine();
-    out.struct_size = dst->struct_size;
-    out.reserved = dst->reserved;
-    std::memcpy(dst, &out, std::min<std::size_t>(dst->struct_size, sizeof out));
+    put_struct(dst, out);
 }
 
 result<void> encode_matrix(const bitmill_scheme* scheme_given, const bitmill_matrix* matrix, const void* src,
@@ -412,13 +346,7 @@ bitmill_status bitmill_report_json(const bitmill_report* report, char* dst, size
     return capi::guard(error, [&]() -> result<void> {
         if (report == nullptr) return capi::invalid("report is NULL");
         const std::string text = std::visit([](const auto& one) { return one.json(); }, report->content);
-        if (needed_bytes != nullptr) *needed_bytes = text.size() + 1;
-        if (dst == nullptr && dst_bytes == 0) return {};
-        if (dst == nullptr || dst_bytes <= text.size())
-            return capi::invalid("dst has " + std::to_string(dst == nullptr ? 0 : dst_bytes) +
-                                 " bytes, needed are " + std::to_string(text.size() + 1));
-        std::memcpy(dst, text.c_str(), text.size() + 1);
-        return {};
+        return capi::copy_text(text, dst, dst_bytes, needed_bytes);
     });
 }
 

@@ -1,4 +1,4 @@
-/* The C interface of bitmill: mills neural-network weights down to 16, 8 and 4 bits.
+/* The C interface of bitmill: mills neural-network weights down to 16, 8, 4 and 2 bits, and runs them.
  *
  * Compiles as C89 to C23 and as C++. Link libbitmill_c (pkg-config bitmill_c, CMake bitmill::c).
  *
@@ -14,8 +14,8 @@
  * Buffers are the caller's. Sizes ending in _bytes count bytes, all others elements. Texts are UTF-8 with a NUL behind;
  * paths may hold any bytes, which messages show as \xNN.
  *
- * Threads. Every function may be called from any thread at any time; a report may be read from many threads at once.
- * What a destroy function is given must not be in use.
+ * Threads. Every function may be called from any thread at any time; a report may be read, and a model run, from many
+ * threads at once. What a destroy function is given must not be in use.
  */
 #ifndef BITMILL_H
 #define BITMILL_H
@@ -97,9 +97,9 @@ typedef struct bitmill_hooks {
     uint32_t struct_size;
     uint32_t reserved;
 
-    /* Memory for the tiles of a model, the scratch of encoding and decoding, and the handle of a report. What is
-     * small or describes (chunks of 16 KiB, names, plans) comes from operator new. alignment is a power of two of at
-     * most 16. NULL: none left, and the call returns BITMILL_OUT_OF_MEMORY. */
+    /* Memory for the tiles of a model, the weights and scratch of one that runs, the scratch of encoding and
+     * decoding, and the handles. What is small or describes (chunks of 16 KiB, names, plans) comes from operator new.
+     * alignment is a power of two of at most 16. NULL: none left, and the call returns BITMILL_OUT_OF_MEMORY. */
     void* memory_context;
     void* (*allocate)(void* memory_context, size_t bytes, size_t alignment);
     void (*deallocate)(void* memory_context, void* memory, size_t bytes, size_t alignment);
@@ -433,6 +433,105 @@ BITMILL_API bitmill_status bitmill_report_json(const bitmill_report* report, cha
 
 /* NULL is fine. The deallocate hook that the report was made with is called here. */
 BITMILL_API void bitmill_report_destroy(bitmill_report* report);
+
+/* ---- models that run: token ids in, embeddings and logits out ----------------------------------------------- */
+
+/* An encoder (BERT, RoBERTa, XLM-RoBERTa, DistilBERT) with its weights in memory, packed for the kernels. It gives the
+ * same bits on every CPU, for every number of threads, alone or in any batch and order. */
+typedef struct bitmill_model bitmill_model;
+
+typedef struct bitmill_model_options {
+    uint32_t struct_size;
+    uint32_t
+        threads; /* of one call, with the caller's own; 0: one per core; with hooks->parallel_for: unused */
+    /* allocate, deallocate and parallel_for are used, from any thread, until bitmill_model_destroy returns; the struct
+     * itself only during the call. parallel_for is never called from within a task. */
+    const bitmill_hooks* hooks;
+    /* original, fp16, int8, int4, int2: from the planes of a bitmill folder, from MODEL/LEVEL, or what MODEL itself is;
+     * fp16 may also be a cast. Default: as it lies in the folder, of several levels the highest. */
+    const char* level;
+    /* float, dynamic-int8: what integer layers make of their inputs, one scale for every 128 elements of a row.
+     * Default: float. */
+    const char* activation;
+} bitmill_model_options;
+#define BITMILL_MODEL_OPTIONS_INIT {(uint32_t)sizeof(bitmill_model_options), 0, NULL, NULL, NULL}
+
+typedef struct bitmill_model_facts {
+    uint32_t struct_size;
+    int32_t dynamic_int8;    /* whether inputs of integer layers are 8-bit integers */
+    uint64_t embedding_size; /* floats of a sequence in bitmill_model_embed */
+    uint64_t hidden_size;    /* floats of a token in bitmill_model_hidden */
+    uint64_t labels; /* floats of a sequence in bitmill_model_logits; 0: no such head; 1: a reranker */
+    uint64_t layers;
+    uint64_t heads;
+    uint64_t vocabulary; /* ids are below it */
+    uint64_t token_types;
+    uint64_t max_tokens;   /* of one sequence */
+    uint64_t file_bytes;   /* of the weights that were read */
+    uint64_t weight_bytes; /* of memory that they take now */
+    char model_type[32];   /* bert, roberta, xlm-roberta, distilbert */
+    char requested[32];    /* level; "" where none was */
+    char effective[32];    /* level; bitmill_model_json has the reason where both differ */
+    char pooling[28];      /* mean, cls, max, last */
+    int32_t normalize;     /* whether embeddings have length 1 */
+} bitmill_model_facts;
+#define BITMILL_MODEL_FACTS_INIT \
+    {(uint32_t)sizeof(bitmill_model_facts), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}, {0}, {0}, {0}, 0}
+
+/* Sequences one after the other, without padding. */
+typedef struct bitmill_tokens {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const int32_t* ids;   /* with all that belongs to a sequence, such as [CLS] and [SEP] */
+    const int32_t* types; /* token types, as many as ids; NULL: all 0 */
+    uint64_t ids_count;
+    const uint32_t* lengths; /* of the sequences, together ids_count */
+    uint64_t lengths_count;
+} bitmill_tokens;
+#define BITMILL_TOKENS_INIT {(uint32_t)sizeof(bitmill_tokens), 0, NULL, NULL, 0, NULL, 0}
+
+/* Opens a folder: plain (f32, f16, bf16) or milled, in any format that bitmill_dequantize reads. options may be NULL.
+ * BAD_INPUT: config.json and the tensors disagree. UNSUPPORTED: names what this version cannot run. */
+BITMILL_API bitmill_status bitmill_model_open(const char* path, const bitmill_model_options* options,
+                                              bitmill_model** model, bitmill_error* error);
+
+/* NULL is fine. The hooks that the model was opened with are called here. */
+BITMILL_API void bitmill_model_destroy(bitmill_model* model);
+
+/* Sets every field of facts that the caller's struct has. */
+BITMILL_API bitmill_status bitmill_model_get_facts(const bitmill_model* model, bitmill_model_facts* facts,
+                                                   bitmill_error* error);
+
+/* The facts as JSON, with path, reason and warnings. Sizes as in bitmill_report_json. */
+BITMILL_API bitmill_status bitmill_model_json(const bitmill_model* model, char* dst, size_t dst_bytes,
+                                              size_t* needed_bytes, bitmill_error* error);
+
+/* The three ways to run a model. dst has exactly dst_count floats, what it holds after a failure is undefined.
+ * INVALID_ARGUMENT: dst_count is another, the batch does not fit together, a sequence is empty or longer than
+ * max_tokens, an id or a type is not the model's. */
+
+/* A vector for each sequence: [lengths_count, embedding_size], pooled as modules.json and 1_Pooling say, by the mean
+ * where they are missing. UNSUPPORTED: this version has no such pooling, as opening has warned. */
+BITMILL_API bitmill_status bitmill_model_embed(const bitmill_model* model, const bitmill_tokens* tokens,
+                                               float* dst, uint64_t dst_count, bitmill_error* error);
+
+/* A vector for each token, of the last layer: [ids_count, hidden_size]. */
+BITMILL_API bitmill_status bitmill_model_hidden(const bitmill_model* model, const bitmill_tokens* tokens,
+                                                float* dst, uint64_t dst_count, bitmill_error* error);
+
+/* The classes of each sequence, as the head gives them: [lengths_count, labels].
+ * UNSUPPORTED: the model has no such head. */
+BITMILL_API bitmill_status bitmill_model_logits(const bitmill_model* model, const bitmill_tokens* tokens,
+                                                float* dst, uint64_t dst_count, bitmill_error* error);
+
+/* What a layer is given: rows x cols floats at x, which are there during the call only. layer is such as
+ * "encoder.layer.3.attention.query". Called on the thread that runs the model. */
+typedef void (*bitmill_layer_observer)(void* context, const char* layer, const float* x, uint64_t rows,
+                                       uint64_t cols);
+
+/* Calls the observer for every layer of every run from now on; NULL ends that. Not while the model runs. */
+BITMILL_API bitmill_status bitmill_model_observe(bitmill_model* model, bitmill_layer_observer observer,
+                                                 void* context, bitmill_error* error);
 
 #ifdef __cplusplus
 }

@@ -65,6 +65,16 @@ template <>
 inline constexpr struct_facts facts_of<bitmill_batch_options>{
     "bitmill_batch_options", offsetof(bitmill_batch_options, target_sparsity) + 8};
 
+template <>
+inline constexpr struct_facts facts_of<bitmill_model_options>{
+    "bitmill_model_options", offsetof(bitmill_model_options, activation) + sizeof(void*)};
+template <>
+inline constexpr struct_facts facts_of<bitmill_model_facts>{"bitmill_model_facts",
+                                                            offsetof(bitmill_model_facts, normalize) + 4};
+template <>
+inline constexpr struct_facts facts_of<bitmill_tokens>{"bitmill_tokens",
+                                                       offsetof(bitmill_tokens, lengths_count) + 8};
+
 // No struct will ever be larger; a larger struct_size is memory that was never initialised.
 inline constexpr std::size_t largest_struct = 4096;
 
@@ -258,8 +268,9 @@ private:
     return hooks;
 }
 
-// Sets the hooks of a work_options; `memory` must outlive the work.
-inline void put_hooks(const bitmill_hooks& hooks, host_memory& memory, work_options& options) {
+// Sets memory and threads of a work_options or model_options; `hooks` and `memory` must outlive what uses them.
+template <class Options>
+void put_host(const bitmill_hooks& hooks, host_memory& memory, Options& options) {
     memory = host_memory(hooks);
     options.memory = &memory;
     if (hooks.parallel_for != nullptr)
@@ -275,6 +286,11 @@ inline void put_hooks(const bitmill_hooks& hooks, host_memory& memory, work_opti
             };
             hooks.parallel_for(hooks.parallel_context, count, run, &work);
         };
+}
+
+// As put_host, with log and progress.
+inline void put_hooks(const bitmill_hooks& hooks, host_memory& memory, work_options& options) {
+    put_host(hooks, memory, options);
     if (hooks.log != nullptr)
         options.on_log = [&hooks](log_level level, const std::string& line) {
             hooks.log(hooks.log_context, static_cast<bitmill_log_level>(level), line.c_str());

@@ -7,6 +7,9 @@
 #include <bitmill/detail/codec-inl.hpp>
 #include <bitmill/detail/convert-inl.hpp>
 #include <bitmill/detail/dequantize-inl.hpp>
+#include <bitmill/detail/encoder-inl.hpp>
+#include <bitmill/detail/encoder_model-inl.hpp>
+#include <bitmill/detail/encoder_model_facts-inl.hpp>
 #include <bitmill/detail/file-inl.hpp>
 #include <bitmill/detail/gguf-inl.hpp>
 #include <bitmill/detail/hf_config-inl.hpp>

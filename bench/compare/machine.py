@@ -27,12 +27,12 @@ def describe():
 
 
 def find_program(name, variable):
-    """A built program: the environment's, else the release build's."""
+    """A built program or library: the environment's, else the release build's."""
     named = os.environ.get(variable)
     places = (
         [pathlib.Path(named)]
         if named
-        else [ROOT / "build" / "release" / p / name for p in ("bin", "bench", ".")]
+        else [ROOT / "build" / "release" / p / name for p in ("bin", "capi", ".")]
     )
     for path in places:
         if path.is_file() and os.access(path, os.X_OK):

@@ -34,5 +34,7 @@
 #include <bitmill/mill/report.hpp>
 #include <bitmill/mill/stored.hpp>
 #include <bitmill/mill/variants.hpp>
+#include <bitmill/model/encoder_model.hpp>
+#include <bitmill/nn/encoder.hpp>
 #include <bitmill/nn/linear.hpp>
 #include <bitmill/version.hpp>

@@ -28,7 +28,8 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     text = (args.capi / "bitmill.h").read_text()
     (args.out / "bitmill.h").write_text(grow(text))
-    shutil.copy(args.capi / "convert.hpp", args.out)
+    for path in args.capi.glob("*.?pp"):
+        shutil.copy(path, args.out)
     # Fails to compile where it finds today's header.
     proof = "".join(f"static_assert(sizeof({name}::{FIELD}) == 8);\n" for name in c_header.structs(text))
     (args.out / "bitmill.cpp").write_text((args.capi / "bitmill.cpp").read_text() + proof)

@@ -9,6 +9,7 @@
 
 #include <doctest/doctest.h>
 
+#include <encoders.hpp>
 #include <models.hpp>
 #include <temp_folder.hpp>
 
@@ -41,7 +42,15 @@ public:
         bitmill_mill_options really = mill_options;
         really.dry_run = 0;
         REQUIRE(bitmill_mill(model_path.c_str(), milled.c_str(), &really, nullptr, nullptr) == BITMILL_OK);
+        put_encoder(encoder);
+        REQUIRE(bitmill_model_open(encoder.c_str(), nullptr, &running, nullptr) == BITMILL_OK);
+        model_options.hooks = &hooks;
+        tokens.ids = ids.data();
+        tokens.ids_count = ids.size();
+        tokens.lengths = lengths.data();
+        tokens.lengths_count = lengths.size();
     }
+    ~host() { bitmill_model_destroy(running); }
     host(const host&) = delete;
     host& operator=(const host&) = delete;
 
@@ -88,6 +97,18 @@ public:
         return kept(bitmill_batch(folder.path().c_str(), out.c_str(), &batch_options, &report, &error));
     }
 
+    bitmill_status open() {
+        bitmill_model* model = running;  // a failure has something to clear
+        const auto status = bitmill_model_open(encoder.c_str(), &model_options, &model, &error);
+        CHECK((model != nullptr) == (status == BITMILL_OK));
+        bitmill_model_destroy(model);
+        return status;
+    }
+    bitmill_status get_facts() { return bitmill_model_get_facts(running, &facts, &error); }
+    bitmill_status embed() { return run(bitmill_model_embed, lengths.size() * encoder_hidden); }
+    bitmill_status hidden() { return run(bitmill_model_hidden, ids.size() * encoder_hidden); }
+    bitmill_status logits() { return run(bitmill_model_logits, lengths.size() * encoder_labels); }
+
     temp_folder folder, other_folder;
     std::string model_path, out;
     bitmill_error error = BITMILL_ERROR_INIT;
@@ -103,11 +124,24 @@ public:
     bitmill_verify_options verify_options = BITMILL_VERIFY_OPTIONS_INIT;
     bitmill_batch_options batch_options = BITMILL_BATCH_OPTIONS_INIT;
     std::string source, milled = other_folder / "milled";  // the model, and int8 of it
+    std::string encoder = other_folder / "encoder";
+    bitmill_model* running = nullptr;  // of `encoder`
+    bitmill_model_options model_options = BITMILL_MODEL_OPTIONS_INIT;
+    bitmill_model_facts facts = BITMILL_MODEL_FACTS_INIT;
+    bitmill_tokens tokens = BITMILL_TOKENS_INIT;
+    std::vector<std::int32_t> ids{1, 7, 2, 3, 1, 9};
+    std::vector<std::uint32_t> lengths{2, 1, 3};
     bitmill_report* report = nullptr;
     std::vector<float> values = std::vector<float>(4 * 32, 0.5f);
+    std::vector<float> results;
     std::vector<char> codes, scales, zero_points, nested_scales, residual;
 
 private:
+    template <class Run>
+    bitmill_status run(Run* through, std::size_t count) {
+        results.assign(count, 0.0f);  // a sanitizer sees who writes past it
+        return through(running, &tokens, results.data(), results.size(), &error);
+    }
     // A report exactly on success.
     bitmill_status kept(bitmill_status status) {
         CHECK((report != nullptr) == (status == BITMILL_OK));
@@ -121,6 +155,8 @@ using call = bitmill_status (host::*)();
 inline const std::vector<std::pair<const char*, call>> all_calls = {
     {"encode_bound", &host::bound}, {"encode", &host::encode},         {"decode", &host::decode},
     {"mill", &host::mill},          {"dequantize", &host::dequantize}, {"inspect", &host::inspect},
-    {"validate", &host::validate},  {"verify", &host::verify},         {"batch", &host::batch}};
+    {"validate", &host::validate},  {"verify", &host::verify},         {"batch", &host::batch},
+    {"model_open", &host::open},    {"facts", &host::get_facts},       {"embed", &host::embed},
+    {"hidden", &host::hidden},      {"logits", &host::logits}};
 
 }  // namespace bitmill_test

@@ -18,6 +18,7 @@
 #include <bitmill.h>
 
 #include <coded.hpp>
+#include <encoders.hpp>
 #include <models.hpp>
 #include <temp_folder.hpp>
 
@@ -315,6 +316,46 @@ void run_dequantize(models& m, bool own_memory, bool every) {
         own_memory ? failing_memory::source::hook : failing_memory::source::heap, every);
 }
 
+// A model is opened, asked and run in each way.
+void run_encoder(models& m, const char* level, bool own_memory, bool every) {
+    const std::string folder = m.path(std::strcmp(level, "original") == 0 ? "encoder" : "encoder-int8");
+    const bitmill_hooks hooks = hooks_of(own_memory);
+    bitmill_model_options options = BITMILL_MODEL_OPTIONS_INIT;
+    options.threads = 1;
+    options.hooks = &hooks;
+    options.level = level;
+    options.activation = "dynamic-int8";
+    const std::int32_t ids[] = {1, 7, 2, 3, 1, 9};
+    const std::uint32_t lengths[] = {2, 4};
+    bitmill_tokens tokens = BITMILL_TOKENS_INIT;
+    tokens.ids = ids;
+    tokens.ids_count = std::size(ids);
+    tokens.lengths = lengths;
+    tokens.lengths_count = std::size(lengths);
+    std::vector<float> now(2 * encoder_hidden + 2 * encoder_labels), expected;
+    run({std::string("open + json + embed + logits, ") + level + (own_memory ? ", the host's memory" : ""),
+         [&](bitmill_error& error) {
+             bitmill_model* model = nullptr;
+             auto done = bitmill_model_open(folder.c_str(), &options, &model, &error);
+             std::array<char, 4096> json{};
+             if (done == BITMILL_OK)
+                 done = bitmill_model_json(model, json.data(), json.size(), nullptr, &error);
+             if (done == BITMILL_OK)
+                 done = bitmill_model_embed(model, &tokens, now.data(), 2 * encoder_hidden, &error);
+             if (done == BITMILL_OK)
+                 done = bitmill_model_logits(model, &tokens, now.data() + 2 * encoder_hidden,
+                                             2 * encoder_labels, &error);
+             bitmill_model_destroy(model);
+             return done;
+         },
+         [&](bool finished) -> std::string {
+             if (!finished) return {};
+             if (expected.empty()) expected = now;
+             return now == expected ? "" : "other floats";
+         }},
+        own_memory ? failing_memory::source::hook : failing_memory::source::heap, every);
+}
+
 // Calls that fail anyway: the words of an error need memory, too.
 void run_errors(models& m, bool every) {
     const auto none = [](bool) { return std::string(); };
@@ -424,5 +465,16 @@ int main(int argc, char** argv) {
         run_mill(m, kind, every);
     run_dequantize(m, false, every);
     run_dequantize(m, true, every);
+    put_encoder(m.path("encoder"));
+    {
+        bitmill_mill_options options = BITMILL_MILL_OPTIONS_INIT;
+        options.to = "int8";
+        options.format = "bitmill";
+        if (bitmill_mill(m.path("encoder").c_str(), m.path("encoder-int8").c_str(), &options, nullptr,
+                         nullptr) != BITMILL_OK)
+            return 2;
+    }
+    for (const char* level : {"original", "int8"})
+        for (const bool own_memory : {false, true}) run_encoder(m, level, own_memory, every);
     return failures == 0 ? 0 : 1;
 }

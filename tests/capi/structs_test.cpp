@@ -47,7 +47,13 @@ std::vector<use> inputs() {
             use_of("verify_options", &host::verify_options, &host::verify),
             use_of("hooks", &host::hooks, &host::verify),
             use_of("batch_options", &host::batch_options, &host::batch),
-            use_of("hooks", &host::hooks, &host::batch)};
+            use_of("hooks", &host::hooks, &host::batch),
+            use_of("model_options", &host::model_options, &host::open),
+            use_of("hooks", &host::hooks, &host::open),
+            use_of("facts", &host::facts, &host::get_facts),
+            use_of("tokens", &host::tokens, &host::embed),
+            use_of("tokens", &host::tokens, &host::hidden),
+            use_of("tokens", &host::tokens, &host::logits)};
 }
 
 void set_size(void* at, std::uint32_t size) { std::memcpy(at, &size, sizeof size); }
@@ -110,10 +116,12 @@ TEST_CASE(
             h.error.struct_size = size;
             h.metrics.mse = h.metrics.cosine = 7;
             h.sizes.codes_bytes = h.sizes.nested_scales_bytes = 7;
+            h.facts.layers = 7;
             const bitmill_error before = h.error;
             CHECK((h.*through)() == BITMILL_INVALID_ARGUMENT);
             CHECK(std::memcmp(&before, &h.error, sizeof before) == 0);
             if (through == &host::encode) CHECK(h.metrics.mse + h.metrics.cosine == 0);
+            if (through == &host::get_facts) CHECK(h.facts.layers == 0);
             if (through == &host::bound) CHECK(h.sizes.codes_bytes + h.sizes.nested_scales_bytes == 0);
         }
         const bitmill_error fresh = BITMILL_ERROR_INIT;
@@ -141,7 +149,7 @@ TEST_CASE("structs: a newer program's fields are fine while they are 0, and unsu
         auto* sizes = pick("sizes", &h.sizes);
         auto* metrics = pick("metrics", &h.metrics);
         h.encode_options.hooks = h.mill_options.hooks = h.dequantize_options.hooks = h.verify_options.hooks =
-            hooks;
+            h.model_options.hooks = hooks;
         auto* encode_options = pick("encode_options", &h.encode_options);
         auto* mill_options = pick("mill_options", &h.mill_options);
         auto* dequantize_options = pick("dequantize_options", &h.dequantize_options);
@@ -164,6 +172,23 @@ TEST_CASE("structs: a newer program's fields are fine while they are 0, and unsu
             return bitmill_validate(h.milled.c_str(), verify_options, nullptr, e);
         if (u.through == &host::verify)
             return bitmill_verify(model, h.milled.c_str(), verify_options, nullptr, e);
+        if (u.through == &host::open) {
+            bitmill_model* opened = nullptr;
+            const auto status =
+                bitmill_model_open(h.encoder.c_str(), pick("model_options", &h.model_options), &opened, e);
+            bitmill_model_destroy(opened);
+            return status;
+        }
+        if (u.through == &host::get_facts)
+            return bitmill_model_get_facts(h.running, pick("facts", &h.facts), e);
+        const auto* tokens = pick("tokens", &h.tokens);
+        float results[8 * encoder_hidden];
+        if (u.through == &host::embed)
+            return bitmill_model_embed(h.running, tokens, results, 3 * encoder_hidden, e);
+        if (u.through == &host::hidden)
+            return bitmill_model_hidden(h.running, tokens, results, 6 * encoder_hidden, e);
+        if (u.through == &host::logits)
+            return bitmill_model_logits(h.running, tokens, results, 3 * encoder_labels, e);
         bitmill_report* report = nullptr;
         const bitmill_status status = bitmill_inspect(model, hooks, &report, e);
         bitmill_report_destroy(report);
@@ -214,7 +239,9 @@ TEST_CASE("structs: a reserved field that is set is unsupported") {
                                                       {&h.hooks.reserved, &host::encode},
                                                       {&h.hooks.reserved, &host::inspect},
                                                       {&h.hooks.reserved, &host::mill},
-                                                      {&h.mill_options.reserved, &host::mill}};
+                                                      {&h.mill_options.reserved, &host::mill},
+                                                      {&h.hooks.reserved, &host::open},
+                                                      {&h.tokens.reserved, &host::embed}};
     for (const auto& [field, through] : fields) {
         *field = 1;
         CHECK((h.*through)() == BITMILL_UNSUPPORTED);
@@ -257,7 +284,9 @@ TEST_CASE("structs: a number that stands for nothing is refused by name") {
 TEST_CASE("structs: half of the memory hooks is refused") {
     host h;
     for (const auto& [name, through] : all_calls) {
-        if (through == &host::bound) continue;
+        if (through == &host::bound || through == &host::get_facts || through == &host::embed ||
+            through == &host::hidden || through == &host::logits)
+            continue;  // they take no hooks
         CAPTURE(name);
         h.hooks.allocate = [](void*, std::size_t, std::size_t) -> void* { return nullptr; };
         CHECK((h.*through)() == BITMILL_INVALID_ARGUMENT);

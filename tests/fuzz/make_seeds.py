@@ -280,6 +280,50 @@ def pickled_models():
             yield f"{name}-{protocol}-joblib", file.getvalue()
 
 
+def encoder_folders():
+    config = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "dtype": "float32", "hidden_act": "gelu",
+              "layer_norm_eps": 1e-12, "hidden_size": 48, "num_attention_heads": 3, "intermediate_size": 80, "num_hidden_layers": 2,
+              "vocab_size": 37, "type_vocab_size": 2, "max_position_embeddings": 19, "id2label": {"0": "a", "1": "b", "2": "c"}}  # fmt: skip
+    batch = {"ids": [1, 7, 2, 3, 1, 9], "types": [0, 0, 1, 1, 0, 1], "lengths": [2, 1, 3]}
+    kinds = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens", "last": "lasttoken"}
+
+    def modules(*names):
+        paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize", "Dense": "2_Dense"}
+        return [{"idx": i, "path": paths[name], "type": f"sentence_transformers.models.{name}"} for i, name in enumerate(names)]
+
+    def folder(change={}, **more):
+        return compact({"config": {**config, **change}, **batch, **more})
+
+    yield "classes", folder()
+    yield "reranker", folder({"id2label": {"0": "a"}}, shapes={"classifier.weight": [1, 48], "classifier.bias": [1]})
+    yield "fp16", folder(level="fp16")
+    yield "no-level", folder(level="int4")
+    for name, mode in kinds.items():
+        yield f"pooling-{name}", folder(modules=modules("Transformer", "Pooling"), pooling={f"pooling_mode_{mode}": True, "word_embedding_dimension": 48})
+    yield "normalize", folder(modules=modules("Transformer", "Pooling", "Normalize"), pooling={"pooling_mode_mean_tokens": True})
+    yield "dense", folder(modules=modules("Transformer", "Pooling", "Dense"), pooling={"pooling_mode_mean_tokens": True})
+    yield "no-prefix", folder({"architectures": ["BertModel"]}, rename=[["bert.", ""]])
+    yield "gamma", folder(rename=[["LayerNorm.weight", "LayerNorm.gamma"], ["LayerNorm.bias", "LayerNorm.beta"]])
+    roberta = {"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"], "type_vocab_size": 1, "pad_token_id": 1}
+    shapes = {"roberta.embeddings.token_type_embeddings.weight": [1, 48], "classifier.out_proj.weight": [3, 48], "classifier.out_proj.bias": [3]}
+    names = [["classifier.", "classifier.out_proj."], ["bert.pooler.dense.", "classifier.dense."], ["bert.", "roberta."]]
+    yield "roberta", folder(roberta, rename=names, shapes=shapes, types=[0] * 6)
+    short = {"q_lin": "attention.self.query", "k_lin": "attention.self.key", "v_lin": "attention.self.value", "out_lin": "attention.output.dense"}
+    names = [[long, "attention." + name] for name, long in short.items()]
+    names += [["attention.output.LayerNorm", "sa_layer_norm"], ["intermediate.dense", "ffn.lin1"], ["output.dense", "ffn.lin2"],
+              ["output.LayerNorm", "output_layer_norm"], ["bert.encoder.layer", "distilbert.transformer.layer"],
+              ["bert.pooler.dense", "pre_classifier"], ["bert.embeddings", "distilbert.embeddings"]]  # fmt: skip
+    sizes = {"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"], "dim": 48, "hidden_dim": 80,
+             "n_heads": 3, "n_layers": 2, "activation": "gelu"}  # fmt: skip
+    yield "distilbert", folder(sizes, rename=names, shapes={"distilbert.embeddings.token_type_embeddings.weight": None}, types=[])
+    yield "missing", folder(shapes={"bert.encoder.layer.1.output.dense.weight": None})
+    yield "narrow", folder(shapes={"bert.encoder.layer.1.output.dense.weight": [48, 79]})
+    yield "empty-sequence", folder(lengths=[6, 0])
+    yield "long-sequence", folder(ids=[1] * 20, types=[], lengths=[20])
+    yield "no-such-id", folder(ids=[1, 37, 2, 3, 1, -1])
+    yield "relative", folder({"position_embedding_type": "relative_key"})
+
+
 def main(folder):
     targets = {
         "safetensors_header": headers,
@@ -291,6 +335,7 @@ def main(folder):
         "gguf_file": gguf_files,
         "quantized_folder": quantized_folders,
         "pickle_file": pickled_models,
+        "encoder_folder": encoder_folders,
     }
     for target, inputs in targets.items():
         into = pathlib.Path(folder) / target

@@ -1,0 +1,190 @@
+// The C interface's models that run.
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <bitmill/model/encoder_model.hpp>
+
+#include "bitmill.h"
+#include "convert.hpp"
+#include "guard.hpp"
+
+// What the model uses while it lives comes first: it is destroyed last.
+struct bitmill_model {
+    bitmill_hooks hooks;
+    bitmill::capi::host_memory memory;
+    std::optional<bitmill::encoder_model> encoder;
+};
+
+namespace bitmill::capi {
+namespace {
+
+struct model_deleter {
+    void operator()(bitmill_model* model) const noexcept {
+        host_memory memory = model->memory;
+        model->~bitmill_model();
+        memory.deallocate(model, sizeof(bitmill_model), alignof(bitmill_model));
+    }
+};
+using model_handle = std::unique_ptr<bitmill_model, model_deleter>;
+
+result<void> open_model(const char* path, const bitmill_model_options* given, bitmill_model** dst) {
+    const auto from = text_from(path, "path");
+    if (!from) return from.error();
+    const auto c = read_optional(given);
+    if (!c) return c.error();
+    const auto hooks = hooks_from(c->hooks);
+    if (!hooks) return hooks.error();
+    model_options options;
+    options.threads = c->threads;
+    if (c->level != nullptr) options.level = c->level;
+    if (auto done = put_named(c->activation, activation_from_text, options.activation); !done)
+        return done.error();
+    host_memory memory(*hooks);
+    model_handle model(new (memory.allocate(sizeof(bitmill_model), alignof(bitmill_model)))
+                           bitmill_model{*hooks, memory, std::nullopt});
+    put_host(model->hooks, model->memory, options);
+    auto opened = encoder_model::open(*from, options);
+    if (!opened) return opened.error();
+    model->encoder = std::move(opened).value();
+    *dst = model.release();
+    return {};
+}
+
+// Into an array of a struct that is 0 everywhere.
+template <std::size_t Size>
+void put_text(char (&dst)[Size], std::string_view text) noexcept {
+    std::memcpy(dst, text.data(), std::min(text.size(), Size - 1));
+}
+
+bitmill_model_facts facts_from(const model_facts& facts) noexcept {
+    bitmill_model_facts c = BITMILL_MODEL_FACTS_INIT;
+    c.dynamic_int8 = facts.dynamic_int8 ? 1 : 0;
+    c.embedding_size = facts.embedding_size;
+    c.hidden_size = facts.hidden_size;
+    c.labels = facts.labels;
+    c.layers = facts.layers;
+    c.heads = facts.heads;
+    c.vocabulary = facts.vocabulary;
+    c.token_types = facts.token_types;
+    c.max_tokens = facts.max_tokens;
+    c.file_bytes = facts.file_bytes;
+    c.weight_bytes = facts.weight_bytes;
+    put_text(c.model_type, facts.model_type);
+    put_text(c.requested, facts.requested);
+    put_text(c.effective, facts.effective);
+    put_text(c.pooling, to_text(facts.pooling));
+    c.normalize = facts.normalize ? 1 : 0;
+    return c;
+}
+
+result<const encoder_model*> encoder_of(const bitmill_model* model) {
+    if (model == nullptr) return invalid("model is NULL");
+    return &*model->encoder;
+}
+
+template <class Element>
+result<std::span<Element>> elements_from(Element* data, std::uint64_t count, const char* what) {
+    if (data == nullptr && count != 0) return invalid(std::string(what) + " is NULL");
+    return std::span<Element>(data, static_cast<std::size_t>(count));
+}
+
+result<token_batch> batch_from(const bitmill_tokens* given) {
+    const auto c = read_struct(given);
+    if (!c) return c.error();
+    const auto ids = elements_from(c->ids, c->ids_count, "tokens.ids");
+    if (!ids) return ids.error();
+    const auto lengths = elements_from(c->lengths, c->lengths_count, "tokens.lengths");
+    if (!lengths) return lengths.error();
+    return token_batch{*ids, {c->types, c->types == nullptr ? 0 : ids->size()}, *lengths};
+}
+
+using run_method = result<void> (encoder_model::*)(const token_batch&, std::span<float>) const;
+
+bitmill_status run_model(const bitmill_model* model, run_method run, const bitmill_tokens* tokens, float* dst,
+                         std::uint64_t dst_count, bitmill_error* error) noexcept {
+    return guard(error, [&]() -> result<void> {
+        const auto encoder = encoder_of(model);
+        if (!encoder) return encoder.error();
+        const auto batch = batch_from(tokens);
+        if (!batch) return batch.error();
+        const auto room = elements_from(dst, dst_count, "dst");
+        if (!room) return room.error();
+        return ((*encoder)->*run)(*batch, *room);
+    });
+}
+
+}  // namespace
+}  // namespace bitmill::capi
+
+using bitmill::encoder_model;
+using bitmill::result;
+namespace capi = bitmill::capi;
+
+bitmill_status bitmill_model_open(const char* path, const bitmill_model_options* options,
+                                  bitmill_model** model, bitmill_error* error) {
+    if (model != nullptr) *model = nullptr;
+    return capi::guard(error, [&]() -> result<void> {
+        if (model == nullptr) return capi::invalid("model is NULL");
+        return capi::open_model(path, options, model);
+    });
+}
+
+void bitmill_model_destroy(bitmill_model* model) { capi::model_handle().reset(model); }
+
+bitmill_status bitmill_model_get_facts(const bitmill_model* model, bitmill_model_facts* facts,
+                                       bitmill_error* error) {
+    if (capi::usable(facts)) capi::put_struct<bitmill_model_facts>(facts, BITMILL_MODEL_FACTS_INIT);
+    return capi::guard(error, [&]() -> result<void> {
+        const auto encoder = capi::encoder_of(model);
+        if (!encoder) return encoder.error();
+        if (const auto checked = capi::read_struct(facts); !checked) return checked.error();
+        capi::put_struct(facts, capi::facts_from((*encoder)->facts()));
+        return {};
+    });
+}
+
+bitmill_status bitmill_model_json(const bitmill_model* model, char* dst, size_t dst_bytes,
+                                  size_t* needed_bytes, bitmill_error* error) {
+    if (needed_bytes != nullptr) *needed_bytes = 0;
+    return capi::guard(error, [&]() -> result<void> {
+        const auto encoder = capi::encoder_of(model);
+        if (!encoder) return encoder.error();
+        return capi::copy_text((*encoder)->facts().json(), dst, dst_bytes, needed_bytes);
+    });
+}
+
+bitmill_status bitmill_model_embed(const bitmill_model* model, const bitmill_tokens* tokens, float* dst,
+                                   uint64_t dst_count, bitmill_error* error) {
+    return capi::run_model(model, &encoder_model::embed, tokens, dst, dst_count, error);
+}
+
+bitmill_status bitmill_model_hidden(const bitmill_model* model, const bitmill_tokens* tokens, float* dst,
+                                    uint64_t dst_count, bitmill_error* error) {
+    return capi::run_model(model, &encoder_model::hidden, tokens, dst, dst_count, error);
+}
+
+bitmill_status bitmill_model_logits(const bitmill_model* model, const bitmill_tokens* tokens, float* dst,
+                                    uint64_t dst_count, bitmill_error* error) {
+    return capi::run_model(model, &encoder_model::logits, tokens, dst, dst_count, error);
+}
+
+bitmill_status bitmill_model_observe(bitmill_model* model, bitmill_layer_observer observer, void* context,
+                                     bitmill_error* error) {
+    return capi::guard(error, [&]() -> result<void> {
+        if (const auto encoder = capi::encoder_of(model); !encoder) return encoder.error();
+        bitmill::layer_observer call;
+        if (observer != nullptr)
+            call = [observer, context](std::string_view layer, const float* x, std::size_t rows,
+                                       std::size_t cols) {
+                observer(context, std::string(layer).c_str(), x, rows, cols);
+            };
+        model->encoder->observe(std::move(call));
+        return {};
+    });
+}

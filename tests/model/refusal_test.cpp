@@ -1,0 +1,155 @@
+// Models that this version cannot run, and folders whose config.json and tensors disagree.
+#include <bitmill/model/encoder_model.hpp>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+#include <encoder_models.hpp>
+#include <temp_folder.hpp>
+
+using namespace bitmill_test;
+using bitmill::error_code;
+using tensors = std::vector<made_tensor>;
+
+namespace {
+
+bitmill::error refusal(const tensors& parts, const std::string& config) {
+    const temp_folder temp(memory_parent());
+    put_model(temp / "m", parts, config);
+    const auto opened = bitmill::encoder_model::open(temp / "m");
+    REQUIRE_FALSE(opened);
+    CHECK_FALSE(opened.error().file.empty());
+    return opened.error();
+}
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+    const auto at = text.find(from);
+    REQUIRE(at != std::string::npos);
+    return text.replace(at, from.size(), to);
+}
+
+}  // namespace
+
+TEST_CASE("config.json: what is not run is named, what cannot be is refused") {
+    const struct {
+        const char* from;
+        const char* to;
+        error_code code;
+        const char* word;
+    } table[] = {
+        {"\"bert\"", "\"albert\"", error_code::unsupported, "model_type 'albert'"},
+        {"\"model_type\": \"bert\"", "\"model_type\": 3", error_code::unsupported, "model_type '3'"},
+        {"\"gelu\"", "\"silu\"", error_code::unsupported, "hidden_act 'silu'"},
+        {"\"hidden_act\"", "\"is_decoder\": true, \"hidden_act\"", error_code::unsupported, "is_decoder"},
+        {"\"hidden_act\"", "\"add_cross_attention\": true, \"hidden_act\"", error_code::unsupported,
+         "add_cross_attention"},
+        {"\"hidden_act\"", "\"position_embedding_type\": \"relative_key\", \"hidden_act\"",
+         error_code::unsupported, "relative_key"},
+        {"\"hidden_act\"", "\"embedding_size\": 32, \"hidden_act\"", error_code::unsupported,
+         "embedding_size 32"},
+        {"\"hidden_act\"", "\"pruned_heads\": {\"0\": [1]}, \"hidden_act\"", error_code::unsupported,
+         "pruned_heads"},
+        {"\"hidden_size\": 48", "\"hidden_size\": 0", error_code::bad_input, "hidden_size is 0"},
+        {"\"hidden_size\": 48", "\"hidden_size\": -48", error_code::bad_input, "hidden_size must be"},
+        {"\"hidden_size\": 48", "\"hidden_size\": 48.5", error_code::bad_input, "48.5"},
+        {"\"hidden_size\": 48", "\"hidden_size\": \"48\"", error_code::bad_input, "hidden_size must be"},
+        {"\"hidden_size\": 48", "\"hidden_size\": 1000000", error_code::bad_input, "hidden_size is 1000000"},
+        {"\"num_attention_heads\": 3", "\"num_attention_heads\": 5", error_code::bad_input, "5 heads"},
+        {"\"num_attention_heads\": 3", "\"num_attention_heads\": 0", error_code::bad_input,
+         "num_attention_heads"},
+        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 18446744073709551615", error_code::bad_input,
+         "num_hidden_layers"},
+        {"1e-12", "0", error_code::bad_input, "layer_norm_eps"},
+        {"1e-12", "\"x\"", error_code::bad_input, "layer_norm_eps"},
+        // Sizes that the tensors do not have.
+        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", error_code::bad_input, "is missing"},
+        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", error_code::bad_input, "has only 1 layers"},
+        {"\"hidden_size\": 48", "\"hidden_size\": 96", error_code::bad_input,
+         "[60, 48], by config.json it has to be [60, 96]"},
+        {"\"intermediate_size\": 80", "\"intermediate_size\": 81", error_code::bad_input, "[81, 48]"},
+        {"\"vocab_size\": 60", "\"vocab_size\": 61", error_code::bad_input, "[61, 48]"},
+        {"\"max_position_embeddings\": 40", "\"max_position_embeddings\": 41", error_code::bad_input,
+         "[41, 48]"},
+        {"\"type_vocab_size\": 2", "\"type_vocab_size\": 1", error_code::bad_input, "[1, 48]"},
+    };
+    const encoder_shape shape;
+    const auto parts = tensors_of(shape);
+    for (const auto& [from, to, code, word] : table) {
+        CAPTURE(to);
+        const auto what = refusal(parts, replaced(config_of(shape), from, to));
+        CHECK(what.code == code);
+        CHECK_MESSAGE(what.text().find(word) != std::string::npos, what.text());
+    }
+    const auto roberta = shape_of("roberta");
+    const auto what = refusal(tensors_of(roberta),
+                              replaced(config_of(roberta), "\"pad_token_id\": 1", "\"pad_token_id\": 39"));
+    CHECK(what.text().find("leaves no position") != std::string::npos);
+    const auto distil = shape_of("distilbert");
+    CHECK(refusal(tensors_of(distil), replaced(config_of(distil), "\"dim\": 48", "\"dim\": 50")).code ==
+          error_code::bad_input);
+}
+
+TEST_CASE("tensors that are missing, of other shapes or of other types") {
+    const auto edit = [](const std::string& name, const std::function<void(tensors&, std::size_t)>& change) {
+        encoder_shape shape;
+        shape.labels = 3;
+        auto parts = tensors_of(shape);
+        for (std::size_t i = 0; i < parts.size(); ++i)
+            if (parts[i].name == name) {
+                change(parts, i);
+                break;
+            }
+        return refusal(parts, config_of(shape));
+    };
+    const auto drop = [](tensors& parts, std::size_t i) {
+        parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(i));
+    };
+    for (const std::string name :
+         {"embeddings.position_embeddings.weight", "embeddings.LayerNorm.bias",
+          "encoder.layer.1.attention.self.key.weight", "encoder.layer.0.output.dense.bias",
+          "encoder.layer.1.output.LayerNorm.weight", "pooler.dense.weight", "classifier.weight"}) {
+        CAPTURE(name);
+        const auto what = edit(name, drop);
+        CHECK(what.code == error_code::bad_input);
+        CHECK(what.tensor == name);
+        CHECK(what.message.find("is missing") == 0);
+    }
+    CHECK(edit("embeddings.word_embeddings.weight", drop).text().find("word_embeddings") !=
+          std::string::npos);
+    for (const std::string name :
+         {"encoder.layer.1.attention.self.key.weight", "encoder.layer.0.output.dense.bias"}) {
+        CAPTURE(name);
+        const auto turned = edit(
+            name, [](tensors& parts, std::size_t i) { parts[i].shape = {1, parts[i].bytes.size() / 4}; });
+        CHECK(turned.code == error_code::bad_input);
+        CHECK(turned.tensor == name);
+        const auto other =
+            edit(name, [](tensors& parts, std::size_t i) { parts[i].type = bitmill::dtype::i32; });
+        CHECK(other.code == error_code::bad_input);
+        CHECK(other.text().find("I32") != std::string::npos);
+    }
+    // Two models in one file, and a head of another size than the labels.
+    const auto twice = edit("embeddings.word_embeddings.weight", [](tensors& parts, std::size_t i) {
+        auto copy = parts[i];
+        copy.name = "bert." + copy.name;
+        parts.push_back(std::move(copy));
+    });
+    CHECK(twice.text().find("more than once") != std::string::npos);
+    encoder_shape shape;
+    shape.labels = 3;
+    const auto labels = refusal(tensors_of(shape), replaced(config_of(shape), ", \"2\": \"LABEL_2\"", ""));
+    CHECK(labels.text().find("has 3 rows, and config.json names 2 labels") != std::string::npos);
+}
+
+TEST_CASE("a folder without config.json is no model that can be run") {
+    const temp_folder temp(memory_parent());
+    put_encoder(temp / "m", {});
+    std::filesystem::remove(temp / "m/config.json");
+    const auto opened = bitmill::encoder_model::open(temp / "m");
+    REQUIRE_FALSE(opened);
+    CHECK(opened.error().code == error_code::unsupported);
+    CHECK(bitmill::encoder_model::open(temp / "none").error().code == error_code::io);
+}

@@ -1,0 +1,136 @@
+"""Models that run, through libbitmill_c and ctypes."""
+
+import ctypes as c
+import json
+import pathlib
+
+import numpy as np
+
+
+class Error(Exception):
+    def __init__(self, status, message):
+        super().__init__(message)
+        self.status = status
+
+
+class _Error(c.Structure):
+    _fields_ = [("struct_size", c.c_uint32), ("status", c.c_int32), ("offset", c.c_uint64), ("message", c.c_char * 1000)]
+
+
+class _Options(c.Structure):
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("threads", c.c_uint32),
+        ("hooks", c.c_void_p),
+        ("level", c.c_char_p),
+        ("activation", c.c_char_p),
+    ]
+
+
+class _Tokens(c.Structure):
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("ids", c.c_void_p),
+        ("types", c.c_void_p),
+        ("ids_count", c.c_uint64),
+        ("lengths", c.c_void_p),
+        ("lengths_count", c.c_uint64),
+    ]
+
+
+def _text(value):
+    return None if value is None else str(value).encode()
+
+
+class Library:
+    def __init__(self, path):
+        self._dll = c.CDLL(str(path))
+        self._dll.bitmill_isa.restype = c.c_char_p
+        self._dll.bitmill_isa_available.restype = c.c_char_p
+        self._dll.bitmill_isa_available.argtypes = [c.c_size_t]
+        self._dll.bitmill_model_destroy.argtypes = [c.c_void_p]
+
+    def call(self, name, *args):
+        error = _Error(struct_size=c.sizeof(_Error))
+        if getattr(self._dll, name)(*args, c.byref(error)) != 0:
+            names = ["ok", "invalid_argument", "bad_input", "io", "out_of_memory", "refused", "cancelled", "unsupported"]
+            raise Error(([*names, "internal"])[error.status], error.message.decode())
+
+    def isa(self):
+        return self._dll.bitmill_isa().decode()
+
+    def isas(self):
+        found = []
+        while name := self._dll.bitmill_isa_available(len(found)):
+            found.append(name.decode())
+        return found
+
+    def set_isa(self, name):
+        self.call("bitmill_set_isa", _text(name))
+
+    def open(self, path, level=None, activation=None, threads=2):
+        return Model(self, path, level, activation, threads)
+
+
+class Model:
+    """Sequences are lists of token ids; results are float32 arrays."""
+
+    def __init__(self, library, path, level, activation, threads):
+        self._library, self._handle = library, c.c_void_p()
+        texts = _text(level), _text(activation)
+        options = _Options(c.sizeof(_Options), threads, None, *texts)
+        library.call("bitmill_model_open", _text(path), c.byref(options), c.byref(self._handle))
+        needed = c.c_size_t()
+        library.call("bitmill_model_json", self._handle, None, c.c_size_t(0), c.byref(needed))
+        text = c.create_string_buffer(needed.value)
+        library.call("bitmill_model_json", self._handle, text, needed, None)
+        self.facts = json.loads(text.value)
+
+    def close(self):
+        self._library._dll.bitmill_model_destroy(self._handle)
+        self._handle = c.c_void_p()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _run(self, name, width, rows, sequences, types):
+        lengths = np.array([len(one) for one in sequences], np.uint32)
+        ids = np.array([i for one in sequences for i in one], np.int32)
+        kinds = None if types is None else np.array([i for one in types for i in one], np.int32)
+        out = np.full((rows(ids, lengths), width), np.nan, np.float32)
+        tokens = _Tokens(
+            c.sizeof(_Tokens),
+            0,
+            ids.ctypes.data,
+            None if kinds is None else kinds.ctypes.data,
+            ids.size,
+            lengths.ctypes.data,
+            lengths.size,
+        )
+        count = c.c_uint64(out.size)
+        self._library.call(name, self._handle, c.byref(tokens), c.c_void_p(out.ctypes.data), count)
+        return out
+
+    def embed(self, sequences, types=None):
+        """[sequences, embedding_size]"""
+        width = self.facts["embedding_size"]
+        return self._run("bitmill_model_embed", width, lambda ids, lengths: lengths.size, sequences, types)
+
+    def hidden(self, sequences, types=None):
+        """[tokens of all sequences, hidden_size]"""
+        width = self.facts["hidden_size"]
+        return self._run("bitmill_model_hidden", width, lambda ids, lengths: ids.size, sequences, types)
+
+    def logits(self, sequences, types=None):
+        """[sequences, labels]"""
+        width = max(1, self.facts["labels"])
+        return self._run("bitmill_model_logits", width, lambda ids, lengths: lengths.size, sequences, types)
+
+
+def library_of(bitmill_path):
+    """The C library of the build that the command is from."""
+    return Library(pathlib.Path(bitmill_path).parent.parent / "capi" / "libbitmill_c.so")
