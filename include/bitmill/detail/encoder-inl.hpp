@@ -12,8 +12,10 @@
 namespace bitmill {
 namespace detail {
 
-// Tokens whose activations are in memory at once: of a base model 45 MB.
+// Tokens whose activations are in memory at once: of a base model 30 MB.
 inline constexpr std::size_t tokens_at_once = 2048;
+// Tokens whose feed-forward is in memory at once: so few that it does not leave the caches before it is read again.
+inline constexpr std::size_t inner_tokens = 192;
 
 // Whole sequences of a batch: together at most tokens_at_once, or one that is longer.
 struct sequence_run {
@@ -70,7 +72,7 @@ public:
                  thread_team& team, const encoder_options& options, memory_source memory)
         : config_(config), layers_(layers), team_(team), options_(options), hidden_(config.hidden_size),
           projected_(tokens, 3 * hidden_, memory), attended_(tokens, hidden_, memory),
-          inner_(std::min(tokens, tokens_at_once), widest(layers), memory), codes_(memory) {}
+          inner_(std::min(tokens, inner_tokens), widest(layers), memory), codes_(memory) {}
 
     void run(float* x, std::span<const std::uint32_t> lengths) {
         x_ = x;
@@ -160,8 +162,8 @@ private:
     }
 
     void feed_forward(const encoder_layer& layer) {
-        for (std::size_t row = 0; row < tokens_; row += tokens_at_once) {
-            const std::size_t rows = std::min(tokens_at_once, tokens_ - row);
+        for (std::size_t row = 0; row < tokens_; row += inner_tokens) {
+            const std::size_t rows = std::min(inner_tokens, tokens_ - row);
             float* x = x_ + row * hidden_;
             run(x, rows,
                 {{&layer.intermediate,

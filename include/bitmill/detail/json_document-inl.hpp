@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -54,6 +55,12 @@ inline void bitmill::detail::ordered_json::json_value::destroy(nlohmann::detail:
 }
 
 namespace bitmill::detail {
+
+// Whether it is this text. nlohmann's own comparison copies the text, and ends the program where there is no memory.
+template <class Json>
+bool is_text(const Json& value, std::string_view text) {
+    return value.is_string() && value.template get_ref<const std::string&>() == text;
+}
 
 // An object of these members, in their order. nlohmann's own initializer lists leak where memory runs out.
 inline ordered_json json_object(std::initializer_list<std::pair<const char*, ordered_json>> members) {

@@ -203,18 +203,18 @@ BITMILL_INLINE result<linear> linear::pack(const linear_source& src, const float
     out.layout_.depth = src.cols;
     out.layout_.scale_group = *scale_group;
     out.layout_.run = detail::run_of(*scale_group);
-    out.codes_.resize(ceil_div(src.rows, 16) * kernels::panel_bytes(choice.type, src.cols));
+    std::uint8_t* const codes =
+        out.codes_.resize(ceil_div(src.rows, 16) * kernels::panel_bytes(choice.type, src.cols));
     switch (choice.type) {
         case kernels::panel_type::f32:
-            detail::put_elements<float>(src.codes, src.rows, src.cols, out.codes_.data());
+            detail::put_elements<float>(src.codes, src.rows, src.cols, codes);
             break;
         case kernels::panel_type::f16:
         case kernels::panel_type::bf16:
-            detail::put_elements<std::uint16_t>(src.codes, src.rows, src.cols, out.codes_.data());
+            detail::put_elements<std::uint16_t>(src.codes, src.rows, src.cols, codes);
             break;
         default:
-            detail::put_codes(src.scheme, src.codes, src.rows, src.cols, choice.type, choice.bits,
-                              out.codes_.data());
+            detail::put_codes(src.scheme, src.codes, src.rows, src.cols, choice.type, choice.bits, codes);
     }
     const std::size_t groups = out.layout_.scale_groups();
     if (!is_plain(src.scheme.type))
@@ -236,8 +236,17 @@ BITMILL_INLINE result<linear> linear::pack(const linear_source& src, const float
 BITMILL_INLINE linear::linear(memory_source memory)
     : codes_(memory), rest_(memory), scales_(memory), zeros_(memory), bias_(memory) {}
 
+BITMILL_INLINE std::uint8_t* linear::lines::resize(std::size_t size) {
+    constexpr std::size_t line = 64;
+    bytes.assign(size + line, 0);
+    const auto address = reinterpret_cast<std::uintptr_t>(bytes.data());
+    begin = (line - address % line) % line;
+    return bytes.data() + begin;
+}
+
 BITMILL_INLINE std::size_t linear::bytes() const noexcept {
-    return codes_.size() + rest_.size() + (scales_.size() + zeros_.size() + bias_.size()) * sizeof(float);
+    return codes_.bytes.size() + rest_.bytes.size() +
+           (scales_.size() + zeros_.size() + bias_.size()) * sizeof(float);
 }
 
 BITMILL_INLINE bool linear::integer() const noexcept { return kernels::facts(layout_.type).integer; }
@@ -248,8 +257,8 @@ BITMILL_INLINE scheme_type linear::type() const noexcept {
 
 BITMILL_INLINE void linear::drop_rest() {
     if (!has_rest()) return;
-    rest_.clear();
-    rest_.shrink_to_fit();
+    rest_.bytes.clear();
+    rest_.bytes.shrink_to_fit();
     layout_.type = kernels::panel_type::u4;
     layout_.zero = 8;
     for (auto& scale : scales_) scale *= 16;
@@ -261,8 +270,8 @@ BITMILL_INLINE result<void> linear::add_rest(const std::byte* residual) {
                      .message = scheme_.planes ? "a layer's residual is null"
                                                : "a layer of " + to_text(scheme_) + " has no residual plane"};
     const bool had = has_rest();
-    rest_.resize(codes_.size());
-    detail::put_codes(scheme_, residual, out_, in_, kernels::panel_type::u4, 4, rest_.data());
+    std::uint8_t* const to = rest_.resize(ceil_div(out_, 16) * kernels::panel_bytes(layout_.type, in_));
+    detail::put_codes(scheme_, residual, out_, in_, kernels::panel_type::u4, 4, to);
     if (had) return {};
     layout_.type = kernels::panel_type::planes;
     layout_.zero = 136;
@@ -273,7 +282,7 @@ BITMILL_INLINE result<void> linear::add_rest(const std::byte* residual) {
 BITMILL_INLINE kernels::panels linear::view() const noexcept {
     kernels::panels w = layout_;
     w.codes = codes_.data();
-    w.rest = rest_.empty() ? nullptr : rest_.data();
+    w.rest = has_rest() ? rest_.data() : nullptr;
     w.scales = scales_.empty() ? nullptr : scales_.data();
     w.zeros = zeros_.empty() ? nullptr : zeros_.data();
     w.book = layout_.type == kernels::panel_type::book ? &book_of(scheme_.type) : nullptr;

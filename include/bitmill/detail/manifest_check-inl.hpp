@@ -148,7 +148,7 @@ private:
 inline bool is_residual(const manifest& stated, const std::string& name) {
     const auto& files = stated.json.at("files");
     return std::any_of(files.begin(), files.end(), [&](const auto& one) {
-        return one.at("hash") == "tensors" &&
+        return is_text(one.at("hash"), "tensors") &&
                residual_name(one.at("name").template get<std::string>()) == name;
     });
 }
@@ -191,12 +191,12 @@ inline result<checked_files> check_files(const std::string& model, const manifes
                            path);
         const std::uint64_t bytes = file->size();
         result<digest> found = error{};
-        if (entry.at("hash") == "tensors") {
+        if (is_text(entry.at("hash"), "tensors")) {
             weights_listed.insert(name);
             auto weights = weight_file::open(std::move(*file));
             if (!weights) return refused("was changed: " + weights.error().text(), path);
             found = checker.weights(*weights, pieces[name]);
-        } else if (entry.at("hash") == "plain") {
+        } else if (is_text(entry.at("hash"), "plain")) {
             found = checker.plain(name);
         } else {
             return refused("names a hash of " + name + " that this version does not know",
@@ -280,8 +280,9 @@ inline result<bool> holds_already(const checkpoint& model, const mill_plan& plan
         return false;
     for (const auto& [name, file] : files)
         if (!same(source[name], file->file().size())) return false;
-    const auto plain = std::count_if(copies.begin(), copies.end(),
-                                     [](const auto& one) { return one.second->at("hash") == "plain"; });
+    const auto plain = std::count_if(copies.begin(), copies.end(), [](const auto& one) {
+        return is_text(one.second->at("hash"), "plain");
+    });
     if (static_cast<std::size_t>(plain) != others.size() + model.side_files().size()) return false;
     for (const auto& one : others)
         if (!same(copies[one.name], one.bytes) || !equals(copies[one.name], one.value)) return false;

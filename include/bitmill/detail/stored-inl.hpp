@@ -128,7 +128,7 @@ inline std::string more_than_weights(const json& config) {
     }
     if (says(config, "sparsity_config")) {
         const json& sparsity = config["sparsity_config"];
-        if (!sparsity.is_object() || !sparsity.contains("format") || sparsity["format"] != "dense")
+        if (!sparsity.is_object() || !sparsity.contains("format") || !is_text(sparsity["format"], "dense"))
             return "sparsity_config";
     }
     const auto groups = config.find("config_groups");

@@ -21,8 +21,9 @@ public:
                          .file = path};
         const auto levels = config.find("levels");
         const bool is_list = levels != config.end() && levels->is_array();
-        if (level_ &&
-            (!is_list || std::find(levels->begin(), levels->end(), facts(*level_).name) == levels->end()))
+        if (level_ && (!is_list || std::none_of(levels->begin(), levels->end(), [&](const json& one) {
+                return is_text(one, facts(*level_).name);
+            })))
             return error{.code = error_code::invalid_argument,
                          .message = std::string("this folder has no level ") + facts(*level_).name +
                                     "; its levels: " + (is_list ? levels->dump() : "not said"),

@@ -120,14 +120,20 @@ struct layers_of {
         }
     }
 
-    static void floats_of_book(const std::uint8_t* src, std::size_t depth, const code_book& facts,
-                               float* dst) {
-        const typename p::book book(facts);
-        for (std::size_t k = 0; k < depth; ++k) {
-            alignas(16) std::uint8_t codes[16];
-            const std::uint8_t* four = src + k / 4 * 64 + k % 4;
-            for (std::size_t n = 0; n < 16; ++n) codes[n] = four[4 * n];
-            store(book.values(codes), dst + 16 * k);
+    // Four rows of 16 values from 64 bytes of indices.
+    static BITMILL_FLATTEN void floats_of_book(const std::uint8_t* src, const typename p::book& book,
+                                               float* dst) {
+        ints all[lanes::parts];
+        load_ints(src, all);
+        BITMILL_UNROLL_ALL
+        for (int k = 0; k < 4; ++k) {
+            lanes index;
+            BITMILL_UNROLL_ALL
+            for (std::size_t i = 0; i < lanes::parts; ++i)
+                index.v[i] = xsimd::to_float(pick(all[i], 8 * k, 0xff));
+            alignas(16) std::uint8_t bytes[16];
+            p::store_bytes(p::to_bytes(index), bytes);
+            store(book.values(bytes), dst + 16 * k);
         }
     }
 
@@ -163,7 +169,7 @@ struct layers_of {
         return room;
     }
 
-    // Values of a run less their scales, [k][16]; room: 64 * 128 bytes and then 16 * 128 bytes of codes.
+    // Values of a run less their scales, [k][16]; room: 64 * 128 bytes.
     static const float* values_of(const panels& w, const run_of_panel& at, float* room) {
         const std::uint8_t* raw = w.codes + code_offset(w, at);
         if (w.type == panel_type::f32) return reinterpret_cast<const float*>(raw);
@@ -173,10 +179,11 @@ struct layers_of {
             widen(half, at.count * panel_columns, room);
             return room;
         }
-        const std::uint8_t* codes =
-            codes_of(w, at, reinterpret_cast<std::uint8_t*>(room + activation_group * panel_columns));
+        alignas(64) std::uint8_t widened[activation_group * panel_columns];
+        const std::uint8_t* codes = codes_of(w, at, widened);
         if (w.type == panel_type::book) {
-            floats_of_book(codes, at.count, *w.book, room);
+            const typename p::book book(*w.book);
+            for (std::size_t k = 0; k < at.count; k += 4) floats_of_book(codes + 16 * k, book, room + 16 * k);
             return room;
         }
         const lanes zero =
@@ -241,11 +248,10 @@ struct layers_of {
     }
 
     // --- linear ----------------------------------------------------------------------------------------------------
-    // What a call works on: some rows, P panels.
+    // Rows that a call works on at once.
     struct span_of_rows {
         std::size_t begin;
         std::size_t count;
-        float* sums;  // [panel][row][16]
     };
 
     // Calls body<R>(row, width) for tiles of R rows that do not leave their block of 12, R at most Most. `row` counts from
@@ -283,17 +289,24 @@ struct layers_of {
         }
     }
 
-    // dst = activation(sums + bias) + residual.
-    static void finish(const linear_call& c, const span_of_rows& span, std::size_t panel,
-                       std::size_t panels_done) {
-        for (std::size_t m = 0; m < span.count; ++m) {
-            const std::size_t row = span.begin + m;
-            for (std::size_t i = 0; i < panels_done; ++i) {
-                const std::size_t column = (panel + i) * panel_columns;
-                const std::size_t left = c.weights->columns - column;
-                const std::size_t n = left < panel_columns ? left : panel_columns;
-                lanes y = load<Arch>(span.sums + (i * span.count + m) * panel_columns);
-                if (c.bias != nullptr) y = y + load_some(c.bias + column, n);
+    // Whether for_each_tile makes one tile of so many rows.
+    template <std::size_t Most>
+    [[nodiscard]] static constexpr bool is_tile(std::size_t rows) {
+        return rows <= Most && (rows <= 4 || rows == 6 || rows == 12);
+    }
+
+    // dst = activation(sums + bias) + residual; sums: [rows][panels][16].
+    static BITMILL_FLATTEN void finish(const linear_call& c, std::size_t first_row, std::size_t rows,
+                                       std::size_t first_panel, std::size_t panels_done, const float* sums) {
+        for (std::size_t i = 0; i < panels_done; ++i) {
+            const std::size_t column = (first_panel + i) * panel_columns;
+            const std::size_t left = c.weights->columns - column;
+            const std::size_t n = left < panel_columns ? left : panel_columns;
+            const lanes bias = c.bias != nullptr ? load_some(c.bias + column, n) : spread<Arch>(0);
+            for (std::size_t r = 0; r < rows; ++r) {
+                const std::size_t row = first_row + r;
+                lanes y = load<Arch>(sums + (r * panels_done + i) * panel_columns);
+                if (c.bias != nullptr) y = y + bias;
                 if (c.activation != activation_function::none) y = f::activate(y, c.activation);
                 if (c.residual != nullptr)
                     y = y + load_some(c.residual + row * c.residual_stride + column, n);
@@ -303,53 +316,64 @@ struct layers_of {
         }
     }
 
-    static void clear_sums(const span_of_rows& span, std::size_t panels_done) {
-        __builtin_memset(span.sums, 0, panels_done * span.count * panel_columns * sizeof(float));
-    }
-
-    template <std::size_t P>
-    static void float_panels(const linear_call& c, const span_of_rows& span, std::size_t panel,
-                             std::byte* room) {
-        const panels& w = *c.weights;
-        clear_sums(span, P);
-        constexpr std::size_t room_each = activation_group * (panel_columns * sizeof(float) + panel_columns);
-        for (std::size_t first = 0; first < w.depth; first += w.run) {
-            const std::size_t count = w.depth - first < w.run ? w.depth - first : w.run;
-            const float* values[P];
-            lanes scale[P];
-            for (std::size_t i = 0; i < P; ++i) {
-                const run_of_panel at{panel + i, first, count};
-                values[i] = values_of(w, at, reinterpret_cast<float*>(room + i * room_each));
-                scale[i] = w.scales != nullptr ? load<Arch>(w.scales + scale_index(w, at)) : spread<Arch>(1);
-            }
-            for_each_tile<float_tile_size<Arch>::rows>(
-                c, span, [=, &c, &w]<std::size_t R>(std::size_t row, std::size_t width) {
-                    const std::size_t in_block = row % row_block;
-                    const float* x = c.x + (span.begin + row - in_block) * w.depth + first * width + in_block;
-                    lanes t[R * P];
-                    float_tile<Arch, R, P>(x, width, values, count, t);
-                    repeat<R * P>([&](auto at) BITMILL_FLAT {
-                        constexpr std::size_t r = at / P;
-                        constexpr std::size_t i = at % P;
-                        float* sum = span.sums + (i * span.count + row + r) * panel_columns;
-                        store(fused(t[at], scale[i], load<Arch>(sum)), sum);
-                    });
-                });
+    // Weights that are unpacked for a run: the first tile of rows does it, the others find them. Where there is only
+    // one tile every run takes the same room, which stays in the first-level cache.
+    struct unpacked_room {
+        std::byte* begin;
+        std::size_t each;  // bytes of a run of a panel
+        bool keep;
+        template <std::size_t P>
+        [[nodiscard]] BITMILL_FLATTEN std::byte* at(std::size_t run, std::size_t panel) const {
+            return begin + ((keep ? run : 0) * P + panel) * each;
         }
-        finish(c, span, panel, P);
+    };
+
+    // P panels from `panel` on; tiles of at most Most rows.
+    template <std::size_t Most, std::size_t P>
+    static void float_panels(const linear_call& c, const span_of_rows& span, std::size_t panel,
+                             std::byte* scratch) {
+        const panels& w = *c.weights;
+        const bool direct = w.type == panel_type::f32;
+        const unpacked_room room{scratch, w.run * panel_columns * sizeof(float), !is_tile<Most>(span.count)};
+        for_each_tile<Most>(c, span, [&]<std::size_t R>(std::size_t row, std::size_t width) {
+            alignas(64) float sums[R * P * panel_columns] = {};
+            const std::size_t in_block = row % row_block;
+            const float* x = c.x + (span.begin + row - in_block) * w.depth + in_block;
+            for (std::size_t first = 0; first < w.depth; first += w.run, x += w.run * width) {
+                const std::size_t count = w.depth - first < w.run ? w.depth - first : w.run;
+                const float* values[P];
+                lanes scale[P];
+                repeat<P>([&](auto i) BITMILL_FLAT {
+                    const run_of_panel at{panel + i, first, count};
+                    auto* mine = reinterpret_cast<float*>(room.template at<P>(first / w.run, i));
+                    values[i] = row == 0 || direct ? values_of(w, at, mine) : mine;
+                    scale[i] =
+                        w.scales != nullptr ? load<Arch>(w.scales + scale_index(w, at)) : spread<Arch>(1);
+                });
+                lanes t[R * P];
+                float_tile<Arch, R, P>(x, width, values, count, t);
+                repeat<R * P>([&](auto at) BITMILL_FLAT {
+                    float* sum = sums + at * panel_columns;
+                    store(fused(t[at], scale[at % P], load<Arch>(sum)), sum);
+                });
+            }
+            finish(c, span.begin + row, R, panel, P, sums);
+        });
     }
 
     static void linear_float(const linear_call& c) {
-        constexpr std::size_t together = float_tile_size<Arch>::panels;
+        using size = float_tile_size<Arch>;
         const std::size_t rows = rows_together(c.weights->depth);
         for (std::size_t begin = c.row_begin; begin < c.row_end; begin += rows) {
-            std::byte* scratch = c.scratch;
-            span_of_rows span{begin, c.row_end - begin < rows ? c.row_end - begin : rows, nullptr};
-            span.sums = reinterpret_cast<float*>(take(scratch, 2 * span.count * 64));
+            const span_of_rows span{begin, c.row_end - begin < rows ? c.row_end - begin : rows};
             std::size_t panel = c.panel_begin;
-            if constexpr (together == 2)
-                for (; panel + 2 <= c.panel_end; panel += 2) float_panels<2>(c, span, panel, scratch);
-            for (; panel < c.panel_end; ++panel) float_panels<1>(c, span, panel, scratch);
+            // So few rows leave registers for more sums, which hide the latency of each other.
+            if (span.count <= 2)
+                for (; panel + 4 <= c.panel_end; panel += 4) float_panels<2, 4>(c, span, panel, c.scratch);
+            if constexpr (size::panels == 2)
+                for (; panel + 2 <= c.panel_end; panel += 2)
+                    float_panels<size::rows, 2>(c, span, panel, c.scratch);
+            for (; panel < c.panel_end; ++panel) float_panels<size::rows, 1>(c, span, panel, c.scratch);
         }
     }
 
@@ -392,50 +416,50 @@ struct layers_of {
         return out;
     }
 
-    template <class Dot, std::size_t P, bool Zeros>
+    template <class Dot, std::size_t Most, std::size_t P, bool Zeros>
     static void dot_panels(const linear_call& c, const span_of_rows& span, const staged_rows<Dot>& rows,
-                           std::size_t panel, std::uint8_t* room) {
+                           std::size_t panel, std::byte* scratch) {
         const panels& w = *c.weights;
-        clear_sums(span, P);
         const std::size_t groups = (w.depth + activation_group - 1) / activation_group;
-        for (std::size_t first = 0; first < w.depth; first += w.run) {
-            const std::size_t count = w.depth - first < w.run ? w.depth - first : w.run;
-            const std::uint8_t* codes[P];
-            lanes scale[P];
-            lanes zero[P];
-            for (std::size_t i = 0; i < P; ++i) {
-                const run_of_panel at{panel + i, first, count};
-                codes[i] = codes_of(w, at, room + i * activation_group * panel_columns);
-                const std::size_t index = scale_index(w, at);
-                scale[i] = load<Arch>(w.scales + index);
-                zero[i] = spread<Arch>(0);
-                if constexpr (Zeros)
-                    zero[i] = load<Arch>(w.zeros + index) - spread<Arch>(static_cast<float>(Dot::offset));
-            }
-            const std::int32_t* starts = rows.starts + first / w.run;
-            const std::size_t runs = rows.runs;
-            const float* x_scales = c.quantized.scales + span.begin * groups + first / activation_group;
-            const auto* x_first = rows.x;
-            const std::size_t padded = rows.padded;
-            for_each_tile<Dot::rows>(c, span, [=]<std::size_t R>(std::size_t row, std::size_t width) {
-                const std::size_t in_block = row % row_block;
+        const bool direct = w.type == panel_type::u8;
+        const unpacked_room room{scratch, w.run * panel_columns, !is_tile<Most>(span.count)};
+        for_each_tile<Most>(c, span, [&]<std::size_t R>(std::size_t row, std::size_t width) {
+            alignas(64) float sums[R * P * panel_columns] = {};
+            const std::size_t in_block = row % row_block;
+            const auto* x = rows.x + (row - in_block) * rows.padded + 4 * in_block;
+            const float* x_scales = c.quantized.scales + (span.begin + row) * groups;
+            const std::int32_t* starts = rows.starts + row * rows.runs;
+            for (std::size_t first = 0; first < w.depth; first += w.run, x += w.run * width, ++starts) {
+                const std::size_t count = w.depth - first < w.run ? w.depth - first : w.run;
+                const std::uint8_t* codes[P];
+                lanes scale[P];
+                lanes zero[P];
+                repeat<P>([&](auto i) BITMILL_FLAT {
+                    const run_of_panel at{panel + i, first, count};
+                    auto* mine = reinterpret_cast<std::uint8_t*>(room.template at<P>(first / w.run, i));
+                    codes[i] = row == 0 || direct ? codes_of(w, at, mine) : mine;
+                    const std::size_t index = scale_index(w, at);
+                    scale[i] = load<Arch>(w.scales + index);
+                    zero[i] = spread<Arch>(0);
+                    if constexpr (Zeros)
+                        zero[i] = load<Arch>(w.zeros + index) - spread<Arch>(static_cast<float>(Dot::offset));
+                });
                 typename Dot::sum sum[R * P];
-                dot_tile<Dot, R, P>(x_first + (row - in_block) * padded + first * width + 4 * in_block, width,
-                                    codes, (count + 3) / 4, sum);
+                dot_tile<Dot, R, P>(x, width, codes, (count + 3) / 4, sum);
+                const float* scale_of_x = x_scales + first / activation_group;
                 repeat<R * P>([&](auto at) BITMILL_FLAT {
                     constexpr std::size_t r = at / P;
                     constexpr std::size_t i = at % P;
-                    const std::int32_t start = starts[(row + r) * runs];
+                    const std::int32_t start = starts[r * rows.runs];
                     lanes t = Dot::lanes(sum[at], Zeros ? 0 : start);
                     // Products and differences of whole numbers (of 32nds) below 2^24: exact.
                     if constexpr (Zeros) t = t - zero[i] * spread<Arch>(static_cast<float>(start));
-                    float* to = span.sums + (i * span.count + row + r) * panel_columns;
-                    const lanes x_scale = spread<Arch>(x_scales[(row + r) * groups]);
-                    store(fused(t * scale[i], x_scale, load<Arch>(to)), to);
+                    float* to = sums + at * panel_columns;
+                    store(fused(t * scale[i], spread<Arch>(scale_of_x[r * groups]), load<Arch>(to)), to);
                 });
-            });
-        }
-        finish(c, span, panel, P);
+            }
+            finish(c, span.begin + row, R, panel, P, sums);
+        });
     }
 
     template <class Dot, bool Zeros>
@@ -443,15 +467,18 @@ struct layers_of {
         const std::size_t rows = rows_together(c.weights->depth);
         for (std::size_t begin = c.row_begin; begin < c.row_end; begin += rows) {
             std::byte* scratch = c.scratch;
-            span_of_rows span{begin, c.row_end - begin < rows ? c.row_end - begin : rows, nullptr};
-            span.sums = reinterpret_cast<float*>(take(scratch, 2 * span.count * 64));
-            auto* room = reinterpret_cast<std::uint8_t*>(take(scratch, 2 * activation_group * panel_columns));
+            const span_of_rows span{begin, c.row_end - begin < rows ? c.row_end - begin : rows};
             const auto staged = stage<Dot>(c, span, scratch);
             std::size_t panel = c.panel_begin;
-            if constexpr (Dot::panels == 2)
+            if constexpr (Dot::panels == 2) {
+                if (span.count <= 2)
+                    for (; panel + 4 <= c.panel_end; panel += 4)
+                        dot_panels<Dot, 2, 4, Zeros>(c, span, staged, panel, scratch);
                 for (; panel + 2 <= c.panel_end; panel += 2)
-                    dot_panels<Dot, 2, Zeros>(c, span, staged, panel, room);
-            for (; panel < c.panel_end; ++panel) dot_panels<Dot, 1, Zeros>(c, span, staged, panel, room);
+                    dot_panels<Dot, Dot::rows, 2, Zeros>(c, span, staged, panel, scratch);
+            }
+            for (; panel < c.panel_end; ++panel)
+                dot_panels<Dot, Dot::rows, 1, Zeros>(c, span, staged, panel, scratch);
         }
     }
 

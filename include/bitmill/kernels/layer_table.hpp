@@ -127,11 +127,12 @@ struct linear_call {
     const std::size_t fit = (std::size_t{9} << 18) / (4 * depth + 1) / row_block * row_block;
     return fit < row_block ? row_block : fit > 240 ? 240 : fit;
 }
-// Sums, where the sums of codes begin, weights of a run, and codes of rows widened to 16 bits.
+// Two panels of unpacked weights (or four of a run), where the sums of codes begin, codes of rows widened to 16 bits.
 [[nodiscard]] constexpr std::size_t linear_scratch_bytes(std::size_t depth) noexcept {
     const std::size_t rows = rows_together(depth);
-    return 2 * rows * 64 + rows * ((depth + 31) / 32 * 4) + 2 * activation_group * 80 +
-           rows * padded_depth(depth) * 2 + 5 * 64;
+    const std::size_t runs = (depth + sum_group - 1) / sum_group;
+    return (2 * (depth + activation_group) + 2 * activation_group) * 64 + rows * runs * 4 +
+           rows * padded_depth(depth) * 2 + 4 * 64;
 }
 
 struct layer_table {

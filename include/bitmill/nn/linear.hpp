@@ -56,6 +56,9 @@ struct linear_options {
 // Move-only. run() is const and safe from many threads; dropping and adding the rest is not.
 class linear {
 public:
+    linear(linear&&) noexcept = default;
+    linear& operator=(linear&&) = default;
+
     // Packs a weight. `bias`: out floats, copied, or null. Schemes: fp32, fp16, bf16, int8, int4, int2, nf4, fp4 with
     // scales for multiples of 32 elements along a row (or for whole rows), nf4 and fp4 with blocks that do not cross
     // rows. Errors: unsupported for any other (decode it and pack fp32), invalid_argument.
@@ -70,7 +73,7 @@ public:
     [[nodiscard]] scheme_type type() const noexcept;  // int4 where of two planes only the base is there
 
     // Planes: what stands between int4 and int8.
-    [[nodiscard]] bool has_rest() const noexcept { return !rest_.empty(); }
+    [[nodiscard]] bool has_rest() const noexcept { return !rest_.bytes.empty(); }
     void drop_rest();  // its memory is returned
     // `residual` as in linear_source. Errors: invalid_argument where this layer has no base of two planes.
     [[nodiscard]] result<void> add_rest(const std::byte* residual);
@@ -91,8 +94,16 @@ private:
     std::size_t out_ = 0;
     bitmill::scheme scheme_;
     kernels::panels layout_;  // pointers are set by view()
-    std::pmr::vector<std::uint8_t> codes_;
-    std::pmr::vector<std::uint8_t> rest_;
+    // Panels begin at a whole line of 64 bytes, which need not be the first byte.
+    struct lines {
+        std::pmr::vector<std::uint8_t> bytes;
+        std::size_t begin = 0;
+        explicit lines(memory_source memory) : bytes(memory) {}
+        std::uint8_t* resize(std::size_t size);
+        [[nodiscard]] const std::uint8_t* data() const noexcept { return bytes.data() + begin; }
+    };
+    lines codes_;
+    lines rest_;
     std::pmr::vector<float> scales_;
     std::pmr::vector<float> zeros_;
     std::pmr::vector<float> bias_;
