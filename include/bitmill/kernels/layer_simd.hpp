@@ -106,8 +106,9 @@ struct layers_of {
         }
     }
 
-    // Four rows of 16 floats, code - zero, from 64 bytes of u8 codes.
-    static BITMILL_FLATTEN void floats_of_codes(const std::uint8_t* src, const lanes& zero, float* dst) {
+    // Four rows of 16 floats, finish(code), from 64 bytes of u8 codes.
+    template <class Finish>
+    static BITMILL_FLATTEN void floats_of_codes(const std::uint8_t* src, float* dst, const Finish& finish) {
         ints all[lanes::parts];
         load_ints(src, all);
         BITMILL_UNROLL_ALL
@@ -116,24 +117,7 @@ struct layers_of {
             BITMILL_UNROLL_ALL
             for (std::size_t i = 0; i < lanes::parts; ++i)
                 code.v[i] = xsimd::to_float(pick(all[i], 8 * k, 0xff));
-            store(code - zero, dst + 16 * k);
-        }
-    }
-
-    // Four rows of 16 values from 64 bytes of indices.
-    static BITMILL_FLATTEN void floats_of_book(const std::uint8_t* src, const typename p::book& book,
-                                               float* dst) {
-        ints all[lanes::parts];
-        load_ints(src, all);
-        BITMILL_UNROLL_ALL
-        for (int k = 0; k < 4; ++k) {
-            lanes index;
-            BITMILL_UNROLL_ALL
-            for (std::size_t i = 0; i < lanes::parts; ++i)
-                index.v[i] = xsimd::to_float(pick(all[i], 8 * k, 0xff));
-            alignas(16) std::uint8_t bytes[16];
-            p::store_bytes(p::to_bytes(index), bytes);
-            store(book.values(bytes), dst + 16 * k);
+            store(finish(code), dst + 16 * k);
         }
     }
 
@@ -183,12 +167,20 @@ struct layers_of {
         const std::uint8_t* codes = codes_of(w, at, widened);
         if (w.type == panel_type::book) {
             const typename p::book book(*w.book);
-            for (std::size_t k = 0; k < at.count; k += 4) floats_of_book(codes + 16 * k, book, room + 16 * k);
+            const auto value = [&](const lanes& index) BITMILL_FLAT {
+                alignas(16) std::uint8_t bytes[16];
+                p::store_bytes(p::to_bytes(index), bytes);
+                return book.values(bytes);
+            };
+            for (std::size_t k = 0; k < at.count; k += 4)
+                floats_of_codes(codes + 16 * k, room + 16 * k, value);
             return room;
         }
         const lanes zero =
             w.zeros != nullptr ? load<Arch>(w.zeros + scale_index(w, at)) : spread<Arch>(w.zero);
-        for (std::size_t k = 0; k < at.count; k += 4) floats_of_codes(codes + 16 * k, zero, room + 16 * k);
+        const auto less_zero = [&](const lanes& code) BITMILL_FLAT { return code - zero; };
+        for (std::size_t k = 0; k < at.count; k += 4)
+            floats_of_codes(codes + 16 * k, room + 16 * k, less_zero);
         return room;
     }
 
