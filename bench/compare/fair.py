@@ -5,10 +5,12 @@ import os
 import statistics
 import time
 
+import held
+
 THREADS = 2
 
 # Who reads what. FBGEMM and oneDNN were measured to obey (2026-11: 712 -> 205 and 801 -> 210 GOP/s a core); MKL takes
-# AVX2 on AMD CPUs whatever is set; onnxruntime's MLAS asks the CPU alone and reads no variable.
+# AVX2 on AMD CPUs whatever is set; onnxruntime reads no variable, see held.py.
 HELD = {
     "avx2": {
         "ATEN_CPU_CAPABILITY": "avx2",
@@ -27,7 +29,8 @@ def hold(isa):
     if isa is None:
         return "everybody on the best instructions of this CPU"
     os.environ.update(HELD[isa])
-    return f"bitmill and torch held to {isa}; onnxruntime cannot be held and takes what this CPU has"
+    held.hold_onnxruntime()
+    return f"everybody held to {isa}"
 
 
 def add_options(parser):

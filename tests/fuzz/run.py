@@ -65,7 +65,11 @@ def write_junit(path, rows):
     for row in rows:
         case = xml.SubElement(suite, "testcase", name=f"fuzz: {row['target']}")
         if row["crashes"]:
-            xml.SubElement(case, "failure", message=" ".join(row["reproducer"]) or str(row["log"]))
+            failure = xml.SubElement(case, "failure", message=" ".join(row["reproducer"]) or str(row["log"]))
+            # Without what no XML may hold.
+            lines = re.sub(r"[^\n\x20-\x7e]", "?", row["log"].read_text(errors="replace")).splitlines()
+            told = [i for i, line in enumerate(lines) if "does not hold" in line or "ERROR" in line]
+            failure.text = "\n".join(lines[told[0] :][:25] if told else lines[-25:])
     xml.ElementTree(suite).write(path)
 
 

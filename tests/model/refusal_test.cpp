@@ -83,6 +83,10 @@ TEST_CASE("config.json: what is not run is named, what cannot be is refused") {
         CHECK(what.code == code);
         CHECK_MESSAGE(what.text().find(word) != std::string::npos, what.text());
     }
+    // A long value is not told whole.
+    const std::string text = '"' + std::string(5000, 'x') + '"';
+    for (const char* from : {"\"bert\"", "\"gelu\"", "1e-12"})
+        CHECK(refusal(parts, replaced(config_of(shape), from, "[" + text + "]")).text().size() < 1000);
     const auto roberta = shape_of("roberta");
     const auto what = refusal(tensors_of(roberta),
                               replaced(config_of(roberta), "\"pad_token_id\": 1", "\"pad_token_id\": 39"));

@@ -1,8 +1,17 @@
-"""Adds up JUnit files: a line per suite and last `N passed, M failed`. Exits 1 where anything failed."""
+"""Adds up JUnit files: what failed, a line per suite and last `N passed, M failed`. Exits 1 where anything failed."""
 
 import pathlib
 import sys
 import xml.etree.ElementTree
+
+
+def tell(suite, case):
+    """The end of a long log is all that some readers get."""
+    print(f"\nFAILED {suite}: {case.get('name')}")
+    found = case.find("failure")
+    text = [(found.get("message") or "") + "\n" + (found.text or "")] if found is not None else []
+    text += [case.findtext("system-out") or ""]
+    print("\n".join("\n".join(one.strip().splitlines()[-30:]) for one in text if one.strip()))
 
 
 def count(path):
@@ -12,6 +21,8 @@ def count(path):
         children = {child.tag for child in case}
         if children & {"failure", "error"} or case.get("status") == "fail":
             failed += 1
+            if failed <= 5:
+                tell(path.stem, case)
         elif "skipped" in children or case.get("status") in ("notrun", "disabled"):
             skipped += 1
         else:
@@ -20,12 +31,11 @@ def count(path):
 
 
 def main(paths):
-    total = [0, 0, 0]
+    counts = {path.stem: count(path) for path in map(pathlib.Path, paths)}
+    total = [sum(column) for column in zip(*counts.values())] or [0, 0, 0]
     print(f"{'suite':<24}{'passed':>8}{'failed':>8}{'skipped':>9}")
-    for path in map(pathlib.Path, paths):
-        numbers = count(path)
-        total = [a + b for a, b in zip(total, numbers)]
-        print(f"{path.stem:<24}{numbers[0]:>8}{numbers[1]:>8}{numbers[2]:>9}")
+    for suite, numbers in counts.items():
+        print(f"{suite:<24}{numbers[0]:>8}{numbers[1]:>8}{numbers[2]:>9}")
     print(f"{total[0]} passed, {total[1]} failed" + (f", {total[2]} skipped" if total[2] else ""))
     return 1 if total[1] or not total[0] else 0
 

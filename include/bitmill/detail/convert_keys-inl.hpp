@@ -360,7 +360,7 @@ private:
         const auto found = config_.find(key);
         if (found == config_.end() || found->is_null() || *found == built_in) return {};
         return other("general.architecture", "'" + architecture_ + "', so " + std::string(built_in), key,
-                     found->dump());
+                     shown(*found));
     }
 
     result<void> check_vocabulary() {

@@ -146,7 +146,7 @@ private:
     [[nodiscard]] std::string text(const char* key, std::string otherwise) const {
         const auto found = config_.find(key);
         if (found == config_.end() || found->is_null()) return otherwise;
-        return found->is_string() ? found->get<std::string>() : found->dump();
+        return shown(*found);
     }
 
     result<void> find_family(encoder_description& out) const {
@@ -178,7 +178,7 @@ private:
         if (const auto size = config_.find("embedding_size"); size != config_.end() && !size->is_null())
             if (const auto hidden = config_.find(out.family->keys.hidden_size);
                 hidden == config_.end() || *hidden != *size)
-                return refuse("embedding_size " + size->dump() + " differs from " +
+                return refuse("embedding_size " + shown(*size) + " differs from " +
                                   out.family->keys.hidden_size + ", which is not run by this version",
                               error_code::unsupported);
         const std::string activation = text(out.family->keys.activation, "gelu");
@@ -201,7 +201,7 @@ private:
         const auto found = config_.find(key);
         const bool absent = found == config_.end() || found->is_null();
         if (!absent && !found->is_number_unsigned())
-            return refuse(std::string(key) + " must be a whole number of 0 or more, not " + found->dump());
+            return refuse(std::string(key) + " must be a whole number of 0 or more, not " + shown(*found));
         const std::uint64_t value = absent ? otherwise : found->get<std::uint64_t>();
         if (value < low || value > high)
             return refuse(std::string(key) + " is " + std::to_string(value) + ", it must be " +
@@ -232,7 +232,7 @@ private:
         const double value = found->is_number() ? found->get<double>() : -1;
         out.config.epsilon = static_cast<float>(value);
         if (value < 1 && out.config.epsilon > 0) return {};
-        return refuse("layer_norm_eps must be above 0 and below 1, not " + found->dump());
+        return refuse("layer_norm_eps must be above 0 and below 1, not " + shown(*found));
     }
 
     void read_labels(encoder_description& out) const {

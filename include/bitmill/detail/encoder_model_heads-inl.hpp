@@ -64,7 +64,7 @@ public:
         if (known || out_.normalize) return out_;
         std::string all;
         for (const auto& kind : kinds) all.append(all.empty() ? "" : ", ").append(kind);
-        out_.missing = path + ": its modules are " + all +
+        out_.missing = path + ": its modules are " + shortened(all) +
                        "; this version runs Transformer, Pooling and, behind them, Normalize";
         return out_;
     }
@@ -76,6 +76,10 @@ private:
     }
 
     result<void> read_pooling(const std::string& folder) {
+        if (folder.size() > 255)
+            return error{.code = error_code::bad_input,
+                         .message = "the path of its Pooling module is " + shortened(folder),
+                         .file = root_ + "/modules.json"};
         const std::string name = folder + (folder.empty() ? "" : "/") + "config.json";
         const auto config = read_side_json(root_, name, false);
         if (!config) return config.error();
@@ -87,7 +91,7 @@ private:
         for (const char* key : {"word_embedding_dimension", "embedding_dimension"})
             if (const auto size = config->find(key);
                 size != config->end() && !size->is_null() && *size != hidden_size_)
-                return refuse(std::string(key) + " is " + size->dump() + ", the model's hidden size " +
+                return refuse(std::string(key) + " is " + shown(*size) + ", the model's hidden size " +
                               std::to_string(hidden_size_));
         const auto modes = modes_of(*config);
         if (modes.empty()) return refuse("names no pooling mode");
@@ -103,7 +107,7 @@ private:
         if (found != std::end(table))
             out_.pooling = found->second;
         else
-            out_.missing = root_ + "/" + name + ": pooling mode " + all +
+            out_.missing = root_ + "/" + name + ": pooling mode " + shortened(all) +
                            " is not run by this version; it runs one of mean, cls, max and lasttoken";
         return {};
     }
@@ -114,8 +118,7 @@ private:
         if (const auto mode = config.find("pooling_mode"); mode != config.end() && !mode->is_null()) {
             if (mode->is_string()) modes.push_back(mode->get<std::string>());
             if (mode->is_array())
-                for (const auto& one : *mode)
-                    modes.push_back(one.is_string() ? one.get<std::string>() : one.dump());
+                for (const auto& one : *mode) modes.push_back(shown(one));
             return modes;
         }
         constexpr std::string_view prefix = "pooling_mode_";

@@ -27,6 +27,19 @@ using basic_document = nlohmann::basic_json<Object, std::vector, std::string, bo
 using json = basic_document<std::map>;
 using ordered_json = basic_document<nlohmann::ordered_map>;
 
+// For a message: of what is long, its beginning.
+[[nodiscard]] inline std::string shortened(std::string text) {
+    constexpr std::size_t most = 200;
+    if (text.size() > most) text.replace(most, std::string::npos, "...");
+    return text;
+}
+// A text as it is, anything else as JSON.
+template <class Json>
+[[nodiscard]] std::string shown(const Json& value) {
+    return shortened(value.is_string() ? value.template get<std::string>()
+                                       : value.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
 template <class Pointer>
 void destroy_json_part(Pointer part) noexcept {
     if (part == nullptr) return;  // a constructor threw

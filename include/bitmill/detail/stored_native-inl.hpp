@@ -26,7 +26,7 @@ public:
             })))
             return error{.code = error_code::invalid_argument,
                          .message = std::string("this folder has no level ") + facts(*level_).name +
-                                    "; its levels: " + (is_list ? levels->dump() : "not said"),
+                                    "; its levels: " + (is_list ? shown(*levels) : "not said"),
                          .file = path};
         found_.out.residuals.resize(found_.model.shard_count());
         const bool two_levels = is_list && levels->size() > 1;

@@ -1,5 +1,7 @@
 // What layers need of each instruction set: fused multiply-add, and dot products of four 8-bit integers with 16
-// columns of weights at once. A dot_wide takes codes of 0 to 255, a dot_small of 0 to 15; both are exact.
+// columns of weights at once. A dot_wide takes codes of 0 to 255, a dot_small of 0 to 15; both are exact. Where the
+// inputs are 16 bits wide, so are the codes, and a step goes over two integers instead of four. Of at most `few_rows`
+// rows a tile takes four panels: as many streams out of memory, which one row waits for.
 #pragma once
 
 #include <utility>
@@ -39,14 +41,22 @@ struct dot_wide;
 template <class Arch>
 struct dot_small;
 
-inline std::int32_t four_bytes(const std::int8_t* src) {
+// Lanes of four 8-bit codes as lanes of two 16-bit ones: the first two, the others.
+template <class Arch>
+BITMILL_FLATTEN void split_codes(const xsimd::batch<std::int32_t, Arch>& four,
+                                 xsimd::batch<std::int32_t, Arch>& low,
+                                 xsimd::batch<std::int32_t, Arch>& high) {
+    using ints = xsimd::batch<std::int32_t, Arch>;
+    const ints bytes(0x00ff00ff), half(0xffff);
+    low = four & half;
+    low = (low | (low << 8)) & bytes;
+    high = (four >> 16) & half;
+    high = (high | (high << 8)) & bytes;
+}
+
+inline std::int32_t four_bytes(const void* src) {
     std::int32_t out;
     __builtin_memcpy(&out, src, 4);
-    return out;
-}
-inline std::int64_t four_words(const std::int16_t* src) {
-    std::int64_t out;
-    __builtin_memcpy(&out, src, 8);
     return out;
 }
 

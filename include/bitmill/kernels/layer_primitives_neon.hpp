@@ -27,7 +27,7 @@ BITMILL_FLATTEN int8x16_t neon_spread_x(const std::int8_t* x) {
 template <int Offset>
 struct neon_dot {
     using x_element = std::int8_t;
-    static constexpr std::size_t panels = 1, flush = 0;
+    static constexpr std::size_t panels = 1, flush = 0, few_rows = 0;
     static constexpr int offset = Offset;
     static BITMILL_FLATTEN int8x16_t load_16(const std::uint8_t* src) {
         return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(src), vdupq_n_u8(Offset)));

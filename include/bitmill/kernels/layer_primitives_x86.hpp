@@ -51,48 +51,30 @@ struct float_tile_size<xsimd::sse2> {
     static constexpr std::size_t rows = 2, panels = 1;
 };
 
-// Pairs of products of 16-bit integers. A sum holds two lanes a column.
 template <>
 struct dot_wide<xsimd::sse2> {
     using x_element = std::int16_t;
-    static constexpr std::size_t rows = 1, panels = 1, flush = 0;
+    static constexpr std::size_t rows = 2, panels = 1, flush = 0, few_rows = 0;
     static constexpr int offset = 0;
     struct weights {
-        __m128i v[8];
+        __m128i v[4];
     };
-    struct sum {
-        __m128i v[8];
-    };
+    using sum = weights;
     static BITMILL_FLATTEN weights load(const std::uint8_t* src) {
-        const __m128i zero = _mm_setzero_si128();
-        weights out;
-        BITMILL_UNROLL_ALL
-        for (std::size_t i = 0; i < 4; ++i) {
-            const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(src) + i);
-            out.v[2 * i] = _mm_unpacklo_epi8(bytes, zero);
-            out.v[2 * i + 1] = _mm_unpackhi_epi8(bytes, zero);
-        }
-        return out;
+        const auto* from = reinterpret_cast<const __m128i*>(src);
+        return {{_mm_loadu_si128(from), _mm_loadu_si128(from + 1), _mm_loadu_si128(from + 2),
+                 _mm_loadu_si128(from + 3)}};
     }
-    static BITMILL_FLATTEN __m128i spread_x(const std::int16_t* x) { return _mm_set1_epi64x(four_words(x)); }
-    static BITMILL_FLATTEN void clear(sum& s) {
-        for (auto& one : s.v) one = _mm_setzero_si128();
-    }
+    static BITMILL_FLATTEN __m128i spread_x(const std::int16_t* x) { return _mm_set1_epi32(four_bytes(x)); }
+    static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
     static BITMILL_FLATTEN void step(sum& s, const weights& w, __m128i x) {
-        BITMILL_UNROLL_ALL
-        for (std::size_t i = 0; i < 8; ++i) s.v[i] = _mm_add_epi32(s.v[i], _mm_madd_epi16(w.v[i], x));
-    }
-    static BITMILL_FLATTEN __m128 join(__m128i a, __m128i b, __m128i start) {
-        const __m128 first = _mm_castsi128_ps(a);
-        const __m128 second = _mm_castsi128_ps(b);
-        const __m128i even = _mm_castps_si128(_mm_shuffle_ps(first, second, 0x88));
-        const __m128i odd = _mm_castps_si128(_mm_shuffle_ps(first, second, 0xdd));
-        return _mm_cvtepi32_ps(_mm_add_epi32(_mm_add_epi32(even, odd), start));
+        repeat<4>([&](auto i) BITMILL_FLAT { s.v[i] = _mm_add_epi32(s.v[i], _mm_madd_epi16(w.v[i], x)); });
     }
     static BITMILL_FLATTEN f32x16<xsimd::sse2> lanes(const sum& s, std::int32_t start) {
         const __m128i begin = _mm_set1_epi32(start);
-        return {{join(s.v[0], s.v[1], begin), join(s.v[2], s.v[3], begin), join(s.v[4], s.v[5], begin),
-                 join(s.v[6], s.v[7], begin)}};
+        return {{_mm_cvtepi32_ps(_mm_add_epi32(s.v[0], begin)), _mm_cvtepi32_ps(_mm_add_epi32(s.v[1], begin)),
+                 _mm_cvtepi32_ps(_mm_add_epi32(s.v[2], begin)),
+                 _mm_cvtepi32_ps(_mm_add_epi32(s.v[3], begin))}};
     }
 };
 template <>
@@ -148,7 +130,7 @@ BITMILL_FLATTEN f32x16<xsimd::avx2> avx2_lanes(const avx2_sums& s, std::int32_t 
 template <>
 struct dot_wide<xsimd::avx2> {
     using x_element = std::int8_t;
-    static constexpr std::size_t rows = 6, panels = 1, flush = 0;
+    static constexpr std::size_t rows = 6, panels = 1, flush = 0, few_rows = 0;
     static constexpr int offset = 0;
     using weights = avx2_codes;
     using sum = avx2_sums;
@@ -178,48 +160,53 @@ struct dot_small<xsimd::avx2> : dot_wide<xsimd::avx2> {};
 #else
 
 // vpmaddubsw would saturate: 2 * 255 * 127 does not fit 16 bits. Widened to 16 bits the products are exact at the same
-// rate of the multiplier. Half a panel at a time, so that 6 rows, 12 sums, fit the 16 registers.
+// rate of the multiplier. In assembly, since GCC 12 gathers products of several steps, more than there are registers for,
+// and reads the weights again for every row.
 template <>
 struct dot_wide<xsimd::avx2> {
     using x_element = std::int16_t;
-    static constexpr std::size_t rows = 6, panels = 1, flush = 0;
+    static constexpr std::size_t rows = 6, panels = 1, flush = 0, few_rows = 0;
     static constexpr int offset = 0;
-    struct weights {
-        __m256i v[2];  // four columns each
-    };
-    struct half {  // two lanes a column
-        ints_256 v[2];
-    };
-    struct sum {
-        half v[2];
-    };
-    static BITMILL_FLATTEN weights load_half(const std::uint8_t* src) {
-        const auto* from = reinterpret_cast<const __m128i*>(src);
-        return {
-            {_mm256_cvtepu8_epi16(_mm_loadu_si128(from)), _mm256_cvtepu8_epi16(_mm_loadu_si128(from + 1))}};
+    using weights = avx2_codes;
+    using sum = avx2_sums;
+    static BITMILL_FLATTEN weights load(const std::uint8_t* src) {
+        return {{load_256(src), load_256(src + 32)}};
     }
     static BITMILL_FLATTEN __m256i spread_x(const std::int16_t* x) {
-        return _mm256_set1_epi64x(four_words(x));
+        return _mm256_set1_epi32(four_bytes(x));
     }
-    static BITMILL_FLATTEN void step(half& s, const weights& w, __m256i x) {
-        s.v[0] += reinterpret_cast<ints_256>(_mm256_madd_epi16(w.v[0], x));
-        s.v[1] += reinterpret_cast<ints_256>(_mm256_madd_epi16(w.v[1], x));
+    static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
+    static BITMILL_FLATTEN void add(ints_256& s, __m256i w, __m256i x) {
+        __m256i product;
+        __asm__("vpmaddwd %[x], %[w], %[product]\n\tvpaddd %[product], %[s], %[s]"
+                : [s] "+x"(s), [product] "=&x"(product)
+                : [w] "x"(w), [x] "x"(x));
     }
-    static BITMILL_FLATTEN ints_256 in_order(const half& s) {
-        const __m256i pairs =
-            _mm256_hadd_epi32(reinterpret_cast<__m256i>(s.v[0]), reinterpret_cast<__m256i>(s.v[1]));
-        return reinterpret_cast<ints_256>(_mm256_permute4x64_epi64(pairs, 0xd8));
+    static BITMILL_FLATTEN void step(sum& s, const weights& w, __m256i x) {
+        add(s.v[0], w.v[0], x);
+        add(s.v[1], w.v[1], x);
     }
     static BITMILL_FLATTEN f32x16<xsimd::avx2> lanes(const sum& s, std::int32_t start) {
-        return avx2_lanes({{in_order(s.v[0]), in_order(s.v[1])}}, start);
+        return avx2_lanes(s, start);
     }
 };
+
+template <>
+BITMILL_FLATTEN void split_codes(const xsimd::batch<std::int32_t, xsimd::avx2>& four,
+                                 xsimd::batch<std::int32_t, xsimd::avx2>& low,
+                                 xsimd::batch<std::int32_t, xsimd::avx2>& high) {
+    const __m256i first = _mm256_broadcastsi128_si256(_mm_set_epi64x(
+        static_cast<long long>(0x800d800c80098008u), static_cast<long long>(0x8005800480018000u)));
+    const __m256i second = _mm256_add_epi8(first, _mm256_set1_epi16(2));
+    low = _mm256_shuffle_epi8(four, first);
+    high = _mm256_shuffle_epi8(four, second);
+}
 
 // Codes of 0 to 15: 2 * 15 * 127 = 3810, so eight steps fit 16 bits before they are widened.
 template <>
 struct dot_small<xsimd::avx2> {
     using x_element = std::int8_t;
-    static constexpr std::size_t rows = 6, panels = 1, flush = 8;
+    static constexpr std::size_t rows = 6, panels = 1, flush = 8, few_rows = 0;
     static constexpr int offset = 0;
     using weights = avx2_codes;
     struct part {
@@ -231,10 +218,19 @@ struct dot_small<xsimd::avx2> {
     }
     static BITMILL_FLATTEN __m256i spread_x(const std::int8_t* x) { return _mm256_set1_epi32(four_bytes(x)); }
     static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
-    static BITMILL_FLATTEN void clear(part& s) { s = part{}; }
+    static BITMILL_FLATTEN void start(part& s, const weights& w, __m256i x) {
+        s.v[0] = reinterpret_cast<shorts_256>(_mm256_maddubs_epi16(w.v[0], x));
+        s.v[1] = reinterpret_cast<shorts_256>(_mm256_maddubs_epi16(w.v[1], x));
+    }
+    static BITMILL_FLATTEN void add(shorts_256& s, __m256i w, __m256i x) {
+        __m256i product;
+        __asm__("vpmaddubsw %[x], %[w], %[product]\n\tvpaddw %[product], %[s], %[s]"
+                : [s] "+x"(s), [product] "=&x"(product)
+                : [w] "x"(w), [x] "x"(x));
+    }
     static BITMILL_FLATTEN void step(part& s, const weights& w, __m256i x) {
-        s.v[0] += reinterpret_cast<shorts_256>(_mm256_maddubs_epi16(w.v[0], x));
-        s.v[1] += reinterpret_cast<shorts_256>(_mm256_maddubs_epi16(w.v[1], x));
+        add(s.v[0], w.v[0], x);
+        add(s.v[1], w.v[1], x);
     }
     static BITMILL_FLATTEN ints_256 pairs(shorts_256 x) {
         return reinterpret_cast<ints_256>(
@@ -278,7 +274,7 @@ BITMILL_FLATTEN f32x16<xsimd::avx512bw> avx512_lanes(__m512i s, std::int32_t sta
 template <>
 struct dot_wide<xsimd::avx512bw> {
     using x_element = std::int8_t;
-    static constexpr std::size_t rows = 12, panels = 2, flush = 0;
+    static constexpr std::size_t rows = 12, panels = 2, flush = 0, few_rows = 2;
     static constexpr int offset = 0;
     using weights = __m512i;
     using sum = ints_512;
@@ -298,45 +294,46 @@ struct dot_small<xsimd::avx512bw> : dot_wide<xsimd::avx512bw> {};
 #else
 
 // As on AVX2.
+template <>
+BITMILL_FLATTEN void split_codes(const xsimd::batch<std::int32_t, xsimd::avx512bw>& four,
+                                 xsimd::batch<std::int32_t, xsimd::avx512bw>& low,
+                                 xsimd::batch<std::int32_t, xsimd::avx512bw>& high) {
+    const __m512i first = _mm512_broadcast_i32x4(_mm_set_epi64x(static_cast<long long>(0x800d800c80098008u),
+                                                                static_cast<long long>(0x8005800480018000u)));
+    const __m512i second = _mm512_add_epi8(first, _mm512_set1_epi16(2));
+    low = _mm512_shuffle_epi8(four, first);
+    high = _mm512_shuffle_epi8(four, second);
+}
+
 using shorts_512 = short __attribute__((vector_size(64)));
 
 template <>
 struct dot_wide<xsimd::avx512bw> {
     using x_element = std::int16_t;
-    static constexpr std::size_t rows = 12, panels = 1, flush = 0;
+    static constexpr std::size_t rows = 12, panels = 2, flush = 0, few_rows = 2;
     static constexpr int offset = 0;
-    struct weights {
-        __m512i v[2];
-    };
-    struct sum {
-        ints_512 v[2];
-    };
-    static BITMILL_FLATTEN weights load(const std::uint8_t* src) {
-        return {{_mm512_cvtepu8_epi16(load_256(src)), _mm512_cvtepu8_epi16(load_256(src + 32))}};
-    }
+    using weights = __m512i;
+    using sum = ints_512;
+    static BITMILL_FLATTEN weights load(const std::uint8_t* src) { return _mm512_loadu_si512(src); }
     static BITMILL_FLATTEN __m512i spread_x(const std::int16_t* x) {
-        return _mm512_set1_epi64(four_words(x));
+        return _mm512_set1_epi32(four_bytes(x));
     }
     static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
     static BITMILL_FLATTEN void step(sum& s, const weights& w, __m512i x) {
-        s.v[0] += reinterpret_cast<ints_512>(_mm512_madd_epi16(w.v[0], x));
-        s.v[1] += reinterpret_cast<ints_512>(_mm512_madd_epi16(w.v[1], x));
+        __m512i product;
+        __asm__("vpmaddwd %[x], %[w], %[product]\n\tvpaddd %[product], %[s], %[s]"
+                : [s] "+v"(s), [product] "=&v"(product)
+                : [w] "v"(w), [x] "v"(x));
     }
     static BITMILL_FLATTEN f32x16<xsimd::avx512bw> lanes(const sum& s, std::int32_t start) {
-        const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-        const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-        const auto first = reinterpret_cast<__m512i>(s.v[0]);
-        const auto second = reinterpret_cast<__m512i>(s.v[1]);
-        return avx512_lanes(_mm512_add_epi32(_mm512_permutex2var_epi32(first, even, second),
-                                             _mm512_permutex2var_epi32(first, odd, second)),
-                            start);
+        return avx512_lanes(reinterpret_cast<__m512i>(s), start);
     }
 };
 
 template <>
 struct dot_small<xsimd::avx512bw> {
     using x_element = std::int8_t;
-    static constexpr std::size_t rows = 12, panels = 1, flush = 8;
+    static constexpr std::size_t rows = 12, panels = 1, flush = 8, few_rows = 2;
     static constexpr int offset = 0;
     using weights = __m512i;
     struct part {
@@ -348,9 +345,14 @@ struct dot_small<xsimd::avx512bw> {
     static BITMILL_FLATTEN weights load(const std::uint8_t* src) { return _mm512_loadu_si512(src); }
     static BITMILL_FLATTEN __m512i spread_x(const std::int8_t* x) { return _mm512_set1_epi32(four_bytes(x)); }
     static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
-    static BITMILL_FLATTEN void clear(part& s) { s = part{}; }
+    static BITMILL_FLATTEN void start(part& s, const weights& w, __m512i x) {
+        s.v = reinterpret_cast<shorts_512>(_mm512_maddubs_epi16(w, x));
+    }
     static BITMILL_FLATTEN void step(part& s, const weights& w, __m512i x) {
-        s.v += reinterpret_cast<shorts_512>(_mm512_maddubs_epi16(w, x));
+        __m512i product;
+        __asm__("vpmaddubsw %[x], %[w], %[product]\n\tvpaddw %[product], %[s], %[s]"
+                : [s] "+v"(s.v), [product] "=&v"(product)
+                : [w] "v"(w), [x] "v"(x));
     }
     static BITMILL_FLATTEN void widen(sum& s, const part& p) {
         s.v += reinterpret_cast<ints_512>(

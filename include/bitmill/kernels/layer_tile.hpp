@@ -12,9 +12,36 @@ BITMILL_FLATTEN std::byte* take(std::byte*& scratch, std::size_t bytes) {
     return out;
 }
 
+// A square of 4 x 4 elements of four bytes, its rows turned into columns. Strides in bytes.
+BITMILL_FLATTEN void turn_four(const void* src, std::size_t src_stride, void* dst, std::size_t dst_stride) {
+    using four = std::int32_t __attribute__((vector_size(16)));
+    four row[4];
+    for (std::size_t i = 0; i < 4; ++i)
+        __builtin_memcpy(&row[i], static_cast<const std::byte*>(src) + i * src_stride, 16);
+    const four low[2] = {__builtin_shufflevector(row[0], row[1], 0, 4, 1, 5),
+                         __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5)};
+    const four high[2] = {__builtin_shufflevector(row[0], row[1], 2, 6, 3, 7),
+                          __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7)};
+    const four turned[4] = {__builtin_shufflevector(low[0], low[1], 0, 1, 4, 5),
+                            __builtin_shufflevector(low[0], low[1], 2, 3, 6, 7),
+                            __builtin_shufflevector(high[0], high[1], 0, 1, 4, 5),
+                            __builtin_shufflevector(high[0], high[1], 2, 3, 6, 7)};
+    for (std::size_t i = 0; i < 4; ++i)
+        __builtin_memcpy(static_cast<std::byte*>(dst) + i * dst_stride, &turned[i], 16);
+}
+
 inline void pack_rows(const float* src, std::size_t stride, std::size_t rows, std::size_t depth, float* dst) {
-    for (std::size_t k = 0; k < depth; ++k)
-        for (std::size_t m = 0; m < rows; ++m) dst[k * rows + m] = src[m * stride + k];
+    std::size_t m = 0;
+    for (; m + 4 <= rows; m += 4) {
+        const float* from = src + m * stride;
+        std::size_t k = 0;
+        for (; k + 4 <= depth; k += 4)
+            turn_four(from + k, stride * sizeof(float), dst + k * rows + m, rows * sizeof(float));
+        for (; k < depth; ++k)
+            for (std::size_t i = 0; i < 4; ++i) dst[k * rows + m + i] = from[i * stride + k];
+    }
+    for (; m < rows; ++m)
+        for (std::size_t k = 0; k < depth; ++k) dst[k * rows + m] = src[m * stride + k];
 }
 
 // R rows of x, [k][width], times P panels, [k][16].
