@@ -25,26 +25,63 @@ SHAPES = {LAYER + "attention.self.query.weight": (128, 256), LAYER + "output.den
 WORST = LAYER + "intermediate.dense.weight"
 
 
-def make_model(folder, spoil=math.inf):
-    """A small BERT in f32. A finite `spoil` is the outlier of every row of WORST; NaN makes the model unusable."""
+def write_model(folder, shapes, config, spoil=lambda name, values: None):
+    """f32; spoil(name, values) may change the numbers."""
     numbers = random.Random(7)
     header, data = {}, b""
-    for name, (rows, cols) in SHAPES.items():
+    for name, shape in shapes.items():
         # Uniform numbers: 4 bytes of randomness each, scaled to +-0.05.
-        words = array.array("I", numbers.randbytes(rows * cols * 4))
+        words = array.array("I", numbers.randbytes(math.prod(shape) * 4))
         values = array.array("f", (word / 2**32 * 0.1 - 0.05 for word in words))
-        if name == WORST:
-            for row in range(rows):
-                values[row * cols + row % cols] = spoil
-        header[name] = {"dtype": "F32", "shape": [rows, cols],
-                        "data_offsets": [len(data), len(data) + 4 * len(values)]}
+        spoil(name, values)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + 4 * len(values)]}
         data += values.tobytes()
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
-    (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"], "dtype": "float32"}')
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def make_model(folder, spoil=math.inf):
+    """Layers of a BERT. A finite `spoil` is the outlier of every row of WORST; NaN makes the model unusable."""
+    def put_outliers(name, values):
+        rows, cols = SHAPES[name]
+        for row in range(rows if name == WORST else 0):
+            values[row * cols + row % cols] = spoil
+
+    config = {"model_type": "bert", "architectures": ["BertModel"], "dtype": "float32"}
+    return write_model(folder, SHAPES, config, put_outliers)
+
+
+def make_encoder(folder, hidden=64, inner=128, vocabulary=50, layers=2):
+    """A whole BERT, small enough for this."""
+    shapes = {}
+
+    def add(prefix, rows, cols):
+        shapes.update({prefix + ".weight": (rows, cols), prefix + ".bias": (rows,)})
+
+    for name, rows in ("word", vocabulary), ("position", 32), ("token_type", 2):
+        shapes[f"embeddings.{name}_embeddings.weight"] = (rows, hidden)
+    norms = ["embeddings.LayerNorm"]
+    for at in (f"encoder.layer.{i}." for i in range(layers)):
+        for name in "self.query", "self.key", "self.value", "output.dense":
+            add(f"{at}attention.{name}", hidden, hidden)
+        add(f"{at}intermediate.dense", inner, hidden)
+        add(f"{at}output.dense", hidden, inner)
+        norms += [f"{at}attention.output.LayerNorm", f"{at}output.LayerNorm"]
+    shapes.update({f"{norm}.{part}": (hidden,) for norm in norms for part in ("weight", "bias")})
+    config = {"model_type": "bert", "architectures": ["BertModel"], "dtype": "float32", "hidden_size": hidden,
+              "num_attention_heads": 4, "intermediate_size": inner, "num_hidden_layers": layers,
+              "vocab_size": vocabulary, "type_vocab_size": 2, "max_position_embeddings": 32}
+
+    def spread(name, values):
+        """Numbers that a trained model may have: a norm's weights about 1, the others wider, so that inputs matter."""
+        for i, value in enumerate(values):
+            values[i] = 1 + value if name.endswith("LayerNorm.weight") else 6 * value
+
+    return write_model(folder, shapes, config, spread)
 
 
 class runner:
@@ -52,8 +89,8 @@ class runner:
         self.programs, self.work = programs, work
         self.model = make_model(work / "model", spoil=1.0)
 
-    def run(self, name, *arguments, status=0):
-        done = subprocess.run([self.programs / name, *arguments], capture_output=True, text=True)
+    def run(self, name, *arguments, status=0, stdin=None):
+        done = subprocess.run([self.programs / name, *arguments], capture_output=True, text=True, input=stdin)
         print(f"+ {name} {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}", flush=True)
         assert done.returncode == status, f"exit status {done.returncode}, not {status}"
         return done
@@ -128,6 +165,32 @@ def check_host_threads_and_memory(at):
     # Other threads and memory, same bytes.
     at.run("host_application", at.model, at.work / "plain", "int4")
     assert at.hash_of(at.work / "out") == at.hash_of(at.work / "plain")
+
+
+def check_compare_sequences(at):
+    model = make_encoder(at.work / "encoder")
+    lines = ["1 7 9 2", "1 30 31 32 33 34 2", "1 7 9 2", "1 8 9 2"]
+
+    def alike(folder, *arguments, given=lines):
+        done = at.run("compare_sequences", folder, *arguments, stdin="\n".join(given))
+        rows = [list(map(float, row.split())) for row in done.stdout.splitlines()]
+        assert len(rows) == len(given) and all(len(row) == len(given) for row in rows)
+        return rows, done.stderr
+
+    plain, facts = alike(model)
+    assert "bert, 2 layers, level original" in facts
+    assert all(plain[i][i] == 1 for i in range(4)) and plain[0][2] == 1
+    # One token of four is another; then all are.
+    assert 0.5 < plain[0][3] < 1 and plain[0][1] < plain[0][3]
+    assert all(plain[a][b] == plain[b][a] for a in range(4) for b in range(4))
+    # The same in any company, and nearly the same milled.
+    assert alike(model, given=lines[2:])[0][0][1] == plain[2][3]
+    at.run("host_application", model, at.work / "small", "int8")
+    milled, facts = alike(at.work / "small")
+    assert "level int8" in facts
+    assert milled != plain and all(abs(x - y) < 0.02 for a, b in zip(plain, milled) for x, y in zip(a, b))
+    assert "int2" in at.run("compare_sequences", model, "int2", stdin="1", status=1).stderr
+    assert "50" in at.run("compare_sequences", model, stdin="1 50 2", status=1).stderr
 
 
 def check_xtensor_in_out(at):

@@ -31,11 +31,16 @@ struct layers_of {
             else
                 return load_some(src + i, given - i);
         }
+        template <class Body>
+        BITMILL_FLATTEN void for_each_16(const Body& body) const {
+            if constexpr (Count != 0)
+                repeat<Count / 16>([&](auto i) BITMILL_FLAT { body(16 * i); });
+            else
+                for (std::size_t i = 0; i < given; i += 16) body(i);
+        }
         [[nodiscard]] BITMILL_FLATTEN std::uint32_t absmax_bits() const {
-            const std::size_t count = Count != 0 ? Count : given;
             typename p::absmax most;
-            BITMILL_UNROLL_ALL
-            for (std::size_t i = 0; i < count; i += 16) most.add(at(i));
+            for_each_16([&](std::size_t i) BITMILL_FLAT { most.add(at(i)); });
             return most.bits();
         }
         // The codes, 0 up to the next multiple of 16, and their sums.
@@ -47,15 +52,14 @@ struct layers_of {
                 return;
             }
             lanes sum = spread<Arch>(0);
-            BITMILL_UNROLL_ALL
-            for (std::size_t i = 0; i < count; i += 16) {
+            for_each_16([&](std::size_t i) BITMILL_FLAT {
                 const lanes q = round_small(at(i) * spread<Arch>(inverse));
                 p::store_bytes(p::flip(p::to_bytes(q + spread<Arch>(128)), 0x80),
                                reinterpret_cast<std::uint8_t*>(dst) + i);
                 sum = i % sum_group == 0 ? q : sum + q;
                 if (i % sum_group == 16 || i + 16 >= count)
                     sums[i / sum_group] = static_cast<std::int32_t>(p::fold(sum));
-            }
+            });
         }
     };
 
