@@ -21,16 +21,17 @@ struct sequences {
     std::vector<std::uint32_t> lengths;
 };
 
-sequences read_lines(std::istream& in) {
-    sequences out;
+// False where a word is no number.
+bool read_lines(std::istream& in, sequences& out) {
     for (std::string line; std::getline(in, line);) {
         const std::size_t before = out.ids.size();
         std::istringstream words(line);
         for (std::int32_t id = 0; words >> id;) out.ids.push_back(id);
+        if (!words.eof()) return false;
         if (out.ids.size() > before)
             out.lengths.push_back(static_cast<std::uint32_t>(out.ids.size() - before));
     }
-    return out;
+    return true;
 }
 
 int fail(const bitmill::error& error) {
@@ -55,7 +56,13 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s, %zu layers, level %s, %.1f MB of weights\n", facts.model_type.c_str(),
                  facts.layers, facts.effective.c_str(), static_cast<double>(facts.weight_bytes) / 1e6);
 
-    const sequences given = read_lines(std::cin);
+    for (const auto& warning : facts.warnings) std::fprintf(stderr, "warning: %s\n", warning.c_str());
+
+    sequences given;
+    if (!read_lines(std::cin, given)) {
+        std::fprintf(stderr, "compare_sequences: only whole numbers are token ids\n");
+        return 2;
+    }
     const std::size_t count = given.lengths.size(), size = facts.embedding_size;
     std::vector<float> vectors(count * size);
     if (const auto done = model->embed({.ids = given.ids, .types = {}, .lengths = given.lengths}, vectors);

@@ -173,6 +173,10 @@ int run(const bench_flags& flags) {
     });
     if (failed) return fail(*failed, flags.json);
     const auto& facts = model->facts();
+    if (range->high > facts.max_tokens)
+        return fail(usage("--length is " + flags.length + ", this model takes sequences of 1 to " +
+                          std::to_string(facts.max_tokens) + " tokens"),
+                    flags.json);
     for (const auto& warning : facts.warnings)
         std::fprintf(stderr, "bitmill: warning: %s\n", printable(warning).c_str());
 

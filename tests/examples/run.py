@@ -191,6 +191,7 @@ def check_compare_sequences(at):
     assert milled != plain and all(abs(x - y) < 0.02 for a, b in zip(plain, milled) for x, y in zip(a, b))
     assert "int2" in at.run("compare_sequences", model, "int2", stdin="1", status=1).stderr
     assert "50" in at.run("compare_sequences", model, stdin="1 50 2", status=1).stderr
+    assert "token ids" in at.run("compare_sequences", model, stdin="1 x 2", status=2).stderr
 
 
 def check_xtensor_in_out(at):

@@ -134,12 +134,13 @@ std::vector<float> run(const k::layer_table& table, k::linear_call call, bool in
     call.dst_stride = call.weights->columns;
     call.scratch = room.data() + (64 - reinterpret_cast<std::uintptr_t>(room.data()) % 64);
     const std::size_t panels = (call.weights->columns + 15) / 16;
+    const std::size_t together = call.rows <= 2 ? 9 : 3;  // few rows take four panels at once
     for (std::size_t row = 0; row < call.rows; row += 24)
-        for (std::size_t panel = 0; panel < panels; panel += 3) {
+        for (std::size_t panel = 0; panel < panels; panel += together) {
             call.row_begin = row;
             call.row_end = std::min(call.rows, row + 24);
             call.panel_begin = panel;
-            call.panel_end = std::min(panels, panel + 3);
+            call.panel_end = std::min(panels, panel + together);
             integer ? table.linear_int(call) : table.linear_float(call);
         }
     return dst;
@@ -188,8 +189,9 @@ constexpr k::panel_type all_types[] = {k::panel_type::u8,  k::panel_type::u4,   
 
 TEST_CASE("linear layers of every type, with tails of rows, columns and depth") {
     test::random rng(7);
-    constexpr shape shapes[] = {{1, 16, 128}, {1, 40, 384}, {2, 33, 130}, {3, 1, 1},    {5, 17, 31},
-                                {7, 50, 260}, {12, 32, 64}, {13, 47, 96}, {25, 16, 40}, {28, 70, 129}};
+    constexpr shape shapes[] = {{1, 16, 128},  {1, 40, 384},  {2, 33, 130}, {3, 1, 1},    {5, 17, 31},
+                                {7, 50, 260},  {12, 32, 64},  {13, 47, 96}, {25, 16, 40}, {28, 70, 129},
+                                {1, 170, 131}, {2, 140, 264}, {1, 64, 33},  {2, 64, 512}};
     constexpr k::activation_function functions[] = {
         k::activation_function::none, k::activation_function::gelu, k::activation_function::relu,
         k::activation_function::gelu_tanh, k::activation_function::tanh};
@@ -297,6 +299,41 @@ TEST_CASE("attention") {
                 }
             });
         }
+}
+
+TEST_CASE("a NaN stays one: in every activation, in a score of attention") {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    test::random rng(21);
+    const weights w(k::panel_type::f32, 20, 33, 0, false, rng);
+    activations a(13, 33, rng);
+    auto bias = normals(20, rng);
+    bias[3] = bias[18] = nan;
+    k::linear_call call;
+    call.weights = &w.view;
+    call.rows = 13;
+    call.bias = bias.data();
+    const std::size_t length = 37, width = 24;
+    auto all = normals(3 * length * width, rng);
+    all[length * width + 5 * width + 7] = nan;  // of one key
+    for_each_isa([&](const k::layer_table& table) {
+        a.pack(table);
+        call.x = a.packed.data();
+        for (const auto function :
+             {k::activation_function::none, k::activation_function::gelu, k::activation_function::gelu_tanh,
+              k::activation_function::relu, k::activation_function::tanh}) {
+            call.activation = function;
+            const auto got = run(table, call, false);
+            for (std::size_t i = 0; i < got.size(); ++i)
+                REQUIRE(std::isnan(got[i]) == (i % 20 == 3 || i % 20 == 18));
+            CHECK(std::isnan(k::reference::activate(nan, function)));
+        }
+        std::vector<std::byte> room(k::attention_scratch_bytes(length, width) + 64);
+        std::byte* scratch = room.data() + (64 - reinterpret_cast<std::uintptr_t>(room.data()) % 64);
+        std::vector<float> got(length * width, 0);
+        table.attend(all.data(), all.data() + length * width, all.data() + 2 * length * width, length, width,
+                     width, 0.2f, 0, length, got.data(), width, scratch);
+        for (const float one : got) REQUIRE(std::isnan(one));
+    });
 }
 
 TEST_CASE("exp, gelu and tanh are near the exact ones") {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -373,4 +374,35 @@ TEST_CASE("a team runs every piece once, passes on what a task throws, and serve
     });
     host.run(4, [](std::size_t) {});
     CHECK(asked == 4);
+}
+
+TEST_CASE("a host's thread that waits may run another layer meanwhile") {
+    constexpr std::size_t rows = 30, in = 200, out = 40;
+    test::random rng(8);
+    std::vector<float> weight(in * out), x(rows * in);
+    for (auto& one : weight) one = rng.normal();
+    for (auto& one : x) one = rng.normal();
+    bitmill::linear_source source;
+    source.scheme.type = bitmill::scheme_type::f32;
+    source.rows = out;
+    source.cols = in;
+    source.codes = reinterpret_cast<const std::byte*>(weight.data());
+    const auto layer = bitmill::linear::pack(source, nullptr).value();
+    const auto run = [&](std::size_t count, bitmill::thread_team& team) {
+        std::vector<float> y(count * out);
+        layer.run(x.data(), count, in, y.data(), 0, team);
+        return y;
+    };
+    bitmill::thread_team alone(1);
+    const auto truth = run(rows, alone);
+    bool busy = false;
+    bitmill::thread_team host(2, [&](std::size_t n, const bitmill::task_fn& task) {
+        for (std::size_t i = 0; i < n; ++i) task(i);
+        if (std::exchange(busy, true)) return;
+        const std::vector<float> other(x.rbegin(), x.rend());
+        std::vector<float> y(rows * out);
+        layer.run(other.data(), rows, in, y.data(), 0, host);
+        busy = false;
+    });
+    CHECK(run(rows, host) == truth);
 }

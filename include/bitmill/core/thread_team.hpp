@@ -26,9 +26,24 @@ public:
     // not call run() of the same team. What one of them throws, the first, is thrown again when all are done.
     void run(std::size_t count, const task_fn& task);
 
-    // Memory of the thread that asks, kept from call to call: at least `bytes`, aligned to 64. Slot 0 is for tasks, slot 1
-    // for who calls run(); each holds until the same thread asks for more of the slot. Throws std::bad_alloc.
-    [[nodiscard]] static std::byte* scratch(std::size_t bytes, unsigned slot = 0);
+    // Memory for a task, of the thread that it runs on and kept from task to task: at least `bytes`, aligned to 64, until
+    // the same thread asks again. Throws std::bad_alloc.
+    [[nodiscard]] static std::byte* scratch(std::size_t bytes);
+
+    // The same for who calls run(), held while it lives: a host's thread that waits there may take up other work, which
+    // then borrows for itself.
+    class borrowed {
+    public:
+        explicit borrowed(std::size_t bytes);
+        ~borrowed();
+        borrowed(const borrowed&) = delete;
+        borrowed& operator=(const borrowed&) = delete;
+        [[nodiscard]] std::byte* data() const noexcept { return data_; }
+
+    private:
+        std::byte* data_;
+        std::size_t size_;
+    };
 
 private:
     struct state;

@@ -341,8 +341,12 @@ BITMILL_INLINE result<std::unique_ptr<encoder_model::content>> encoder_model::co
     facts.warnings = weights->warnings();
     if (!sentence->missing.empty()) facts.warnings.push_back(sentence->missing);
     if (options.activation == activation::dynamic_int8) {
+        const auto any = [](const auto&... linears) { return (linears.integer() || ...); };
+        facts.dynamic_int8 = *classes && any((*classes)->dense, (*classes)->out);
         for (const auto& layer : layers->layers())
-            facts.dynamic_int8 = facts.dynamic_int8 || layer.query.integer();
+            facts.dynamic_int8 =
+                facts.dynamic_int8 || any(layer.query, layer.key, layer.value, layer.attention_output,
+                                          layer.intermediate, layer.output);
         if (!facts.dynamic_int8)
             facts.warnings.push_back(
                 "activation dynamic-int8 is for layers of integers, of which this "

@@ -164,8 +164,9 @@ private:
     // Settings under which transformers computes something else.
     result<void> refuse_what_is_not_run(encoder_description& out) const {
         for (const char* key : {"is_decoder", "add_cross_attention", "is_encoder_decoder"})
-            if (const auto found = config_.find(key); found != config_.end() && *found == true)
-                return refuse(std::string(key) + " is true: this version runs encoders",
+            if (const auto found = config_.find(key);
+                found != config_.end() && !found->is_null() && *found != false)
+                return refuse(std::string(key) + " is " + shown(*found) + ": this version runs encoders",
                               error_code::unsupported);
         if (const std::string kind = text("position_embedding_type", "absolute"); kind != "absolute")
             return refuse(

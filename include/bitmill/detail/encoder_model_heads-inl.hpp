@@ -53,8 +53,11 @@ public:
         std::vector<std::string> kinds;
         for (const auto& one : *modules) {
             const std::string type = text(one, "type");
-            const auto dot = type.rfind('.');
-            const std::string kind = dot == std::string::npos ? type : type.substr(dot + 1);
+            const bool ours = type.starts_with("sentence_transformers.");
+            const std::string kind = ours ? type.substr(type.rfind('.') + 1) : type;
+            if (kind == "Transformer" && !text(one, "path").empty())
+                out_.missing = path + ": its Transformer lies in '" + shortened(text(one, "path")) +
+                               "'; this version runs one that lies in the folder itself";
             if (kind == "Pooling")
                 if (auto done = read_pooling(text(one, "path")); !done) return done.error();
             kinds.push_back(kind);

@@ -344,7 +344,8 @@ BITMILL_INLINE void linear::run(const float* x, std::size_t rows, std::size_t x_
     const auto& table = kernels::active().layers;
     for (std::size_t begin = 0; begin < rows; begin += together) {
         call.rows = std::min(rows - begin, together);
-        auto* packed = reinterpret_cast<float*>(thread_team::scratch(call.rows * in_ * sizeof(float), 1));
+        const thread_team::borrowed room(call.rows * in_ * sizeof(float));
+        auto* packed = reinterpret_cast<float*>(room.data());
         const float* from = x + begin * x_stride;
         team.run(ceil_div(call.rows, kernels::row_block), [&](std::size_t block) {
             const std::size_t row = block * kernels::row_block;

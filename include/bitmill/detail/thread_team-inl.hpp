@@ -36,19 +36,30 @@ struct team_work {
     }
 };
 
+inline void free_aligned(std::byte* data) noexcept {
+    if (data != nullptr) ::operator delete(data, std::align_val_t{64});
+}
+
 struct aligned_bytes {
     std::byte* data = nullptr;
     std::size_t size = 0;
     aligned_bytes() = default;
     aligned_bytes(const aligned_bytes&) = delete;
     aligned_bytes& operator=(const aligned_bytes&) = delete;
-    ~aligned_bytes() { release(); }
-    void release() noexcept {
-        if (data != nullptr) ::operator delete(data, std::align_val_t{64});
-        data = nullptr;
+    ~aligned_bytes() { free_aligned(data); }
+    void grow(std::size_t bytes) {
+        if (size >= bytes) return;
+        free_aligned(std::exchange(data, nullptr));
         size = 0;
+        data = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{64}));
+        size = bytes;
     }
 };
+
+inline aligned_bytes& kept_bytes() {
+    thread_local aligned_bytes kept;
+    return kept;
+}
 
 }  // namespace detail
 
@@ -142,15 +153,25 @@ BITMILL_INLINE void thread_team::run(std::size_t count, const task_fn& task) {
     if (failure) std::rethrow_exception(failure);
 }
 
-BITMILL_INLINE std::byte* thread_team::scratch(std::size_t bytes, unsigned slot) {
-    thread_local detail::aligned_bytes slots[2];
-    auto& mine = slots[slot];
-    if (mine.size < bytes) {
-        mine.release();
-        mine.data = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{64}));
-        mine.size = bytes;
-    }
+BITMILL_INLINE std::byte* thread_team::scratch(std::size_t bytes) {
+    thread_local detail::aligned_bytes mine;
+    mine.grow(bytes);
     return mine.data;
+}
+
+BITMILL_INLINE thread_team::borrowed::borrowed(std::size_t bytes) {
+    auto& kept = detail::kept_bytes();
+    kept.grow(bytes);
+    data_ = std::exchange(kept.data, nullptr);
+    size_ = std::exchange(kept.size, 0);
+}
+BITMILL_INLINE thread_team::borrowed::~borrowed() {
+    auto& kept = detail::kept_bytes();
+    if (kept.size < size_) {
+        std::swap(kept.data, data_);
+        std::swap(kept.size, size_);
+    }
+    detail::free_aligned(data_);
 }
 
 }  // namespace bitmill

@@ -63,6 +63,14 @@ BITMILL_LANEWISE(lower, xsimd::min(x, y))
 BITMILL_LANEWISE(higher, xsimd::max(x, y))
 #undef BITMILL_LANEWISE
 
+// `low` where x is below it. Of a NaN xsimd's max keeps what the instruction set likes; here it stays.
+template <class Arch>
+BITMILL_FLATTEN f32x16<Arch> at_least(const f32x16<Arch>& x, const f32x16<Arch>& low) {
+    return lanewise(x, low, [](const auto& a, const auto& b) __attribute__((always_inline)) {
+        return xsimd::select(a < b, b, a);
+    });
+}
+
 template <class Arch>
 BITMILL_FLATTEN f32x16<Arch> spread(float value) {
     const xsimd::batch<float, Arch> one(value);

@@ -37,9 +37,9 @@ struct functions_of {
         return out;
     }
 
-    // e^x for x <= 0, at least e^-87. Relative error 1e-7.
+    // e^x for x <= 0, at least e^-87; of a NaN a NaN. Relative error 1e-7.
     static BITMILL_FLATTEN lanes exp(const lanes& given) {
-        const lanes x = higher(given, spread<Arch>(exp_lowest));
+        const lanes x = at_least(given, spread<Arch>(exp_lowest));
         const lanes n = round_small(x * spread<Arch>(log2_e));
         const lanes minus_n = spread<Arch>(0) - n;
         const lanes r = fused(minus_n, spread<Arch>(ln2_low), fused(minus_n, spread<Arch>(ln2_high), x));
@@ -55,7 +55,7 @@ struct functions_of {
         const lanes tail = exp(spread<Arch>(0) - fused(z, z, lower(z, spread<Arch>(erfc_fitted)) * s));
         const lanes part = x * (tail * spread<Arch>(0.5f));
         // max(x, 0) - |part|: x - part above 0, part below.
-        return higher(x, spread<Arch>(0)) - magnitude(part);
+        return at_least(x, spread<Arch>(0)) - magnitude(part);
     }
 
     // (1 - e^-2|x|) / (1 + e^-2|x|) with x's sign. Absolute error 1e-7.
@@ -81,7 +81,7 @@ struct functions_of {
         switch (function) {
             case activation_function::gelu: return gelu(x);
             case activation_function::gelu_tanh: return gelu_tanh(x);
-            case activation_function::relu: return higher(x, spread<Arch>(0));
+            case activation_function::relu: return at_least(x, spread<Arch>(0));
             case activation_function::tanh: return tanh(x);
             default: return x;
         }

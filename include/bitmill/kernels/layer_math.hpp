@@ -1,5 +1,5 @@
-// exp, erf and tanh as our own polynomials, the same for the scalar truth and for 16 lanes: Real is float or f32x16.
-// The coefficients are minimax fits; each function states its error against the exact one.
+// The coefficients of exp, erf and tanh as our own polynomials, the same for the scalar truth (layer_reference.hpp) and for
+// 16 lanes (layer_functions.hpp). They are minimax fits.
 #pragma once
 
 #include <cstddef>

@@ -32,7 +32,8 @@ BITMILL_FLATTEN void repeat(const Body& body) {
 template <class Arch>
 BITMILL_FLATTEN f32x16<Arch> fused(const f32x16<Arch>& a, const f32x16<Arch>& b, const f32x16<Arch>& c);
 
-// The tiles of a linear layer: `rows` rows of x against `panels` panels of 16 columns, as the registers allow.
+// The tiles of a linear layer: `rows` rows of x against `panels` panels of 16 columns, as the registers allow; of one or
+// two rows and integer weights `few_panels` panels.
 template <class Arch>
 struct float_tile_size;
 

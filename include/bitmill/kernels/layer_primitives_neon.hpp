@@ -16,7 +16,7 @@ BITMILL_FLATTEN f32x16<xsimd::neon64> fused(const f32x16<xsimd::neon64>& a, cons
 
 template <>
 struct float_tile_size<xsimd::neon64> {
-    static constexpr std::size_t rows = 6, panels = 1;
+    static constexpr std::size_t rows = 6, panels = 1, few_panels = 4;
 };
 
 BITMILL_FLATTEN int8x16_t neon_spread_x(const std::int8_t* x) {

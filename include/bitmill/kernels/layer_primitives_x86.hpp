@@ -48,7 +48,7 @@ BITMILL_FLATTEN f32x16<xsimd::sse2> fused(const f32x16<xsimd::sse2>& a, const f3
 
 template <>
 struct float_tile_size<xsimd::sse2> {
-    static constexpr std::size_t rows = 2, panels = 1;
+    static constexpr std::size_t rows = 2, panels = 1, few_panels = 1;
 };
 
 template <>
@@ -101,7 +101,7 @@ BITMILL_FLATTEN f32x16<xsimd::avx2> fused(const f32x16<xsimd::avx2>& a, const f3
 
 template <>
 struct float_tile_size<xsimd::avx2> {
-    static constexpr std::size_t rows = 6, panels = 1;
+    static constexpr std::size_t rows = 6, panels = 1, few_panels = 4;
 };
 
 BITMILL_FLATTEN __m256i load_256(const void* src) {
@@ -259,7 +259,7 @@ BITMILL_FLATTEN f32x16<xsimd::avx512bw> fused(const f32x16<xsimd::avx512bw>& a,
 
 template <>
 struct float_tile_size<xsimd::avx512bw> {
-    static constexpr std::size_t rows = 12, panels = 2;
+    static constexpr std::size_t rows = 12, panels = 2, few_panels = 4;
 };
 
 // Of ints rather than __m512i, which is of long longs: between the two GCC 12 copies every sum at every step.

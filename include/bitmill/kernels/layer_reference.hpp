@@ -25,6 +25,7 @@ float polynomial(float x, const float (&c)[Count]) {
 }
 
 inline float exp(float given) {
+    if (std::isnan(given)) return given;
     const float x = std::max(given, exp_lowest);
     const float n = std::nearbyint(x * log2_e);
     const float r = std::fma(-n, ln2_low, std::fma(-n, ln2_high, x));

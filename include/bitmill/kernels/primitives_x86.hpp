@@ -399,8 +399,9 @@ struct primitives<xsimd::avx512bw> : x86_bytes, avx_half {
             store_bytes(chosen, codes);
             found = look_up(chosen);
         }
+        BITMILL_FLATTEN __m512 value_of(__m512i code) const { return _mm512_permutexvar_ps(code, value); }
         BITMILL_FLATTEN lanes look_up(__m128i codes) const {
-            return {{_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), value)}};
+            return {{value_of(_mm512_cvtepu8_epi32(codes))}};
         }
         BITMILL_FLATTEN lanes values(const std::uint8_t* codes) const { return look_up(load_bytes(codes)); }
     };

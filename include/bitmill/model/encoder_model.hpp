@@ -37,7 +37,7 @@ struct model_options {
     bitmill::activation activation = bitmill::activation::floating;  // of integer layers, at run time
     unsigned threads = 0;                                            // 0: one per core
     parallel_for run = {};                                           // the host's own threads; empty: ours
-    memory_source memory = nullptr;                                  // weights and scratch
+    memory_source memory = nullptr;  // weights, and what a call holds; threads keep scratch of their own
 };
 
 struct model_facts {
