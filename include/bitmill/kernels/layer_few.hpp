@@ -78,7 +78,7 @@ struct few_rows_of {
             repeat<panels>([&](auto i) BITMILL_FLAT {
                 const std::size_t offset = layers::code_offset(w, {panel + i, first, count});
                 src[i] = w.codes + offset;
-                rest[i] = Type == panel_type::planes ? w.rest + offset : nullptr;
+                rest[i] = Type == panel_type::planes ? w.rest + offset : src[i];  // not read
             });
             lanes t[R * panels];
             repeat<R * panels>([&](auto at) BITMILL_FLAT { t[at] = spread<Arch>(0); });
