@@ -24,6 +24,8 @@ UMBRELLAS = {"bitmill.hpp", "xtensor.hpp"}
 # The one vector source and its primitives, and the adaptors; no other public header names a library.
 THIRD_PARTY_HEADERS = {"kernels/simd.hpp", "kernels/lanes.hpp", "xtensor.hpp"}
 C_HEADERS = {"stddef.h", "stdint.h"}
+# All that a kernel compiled for one instruction set needs; their functions would be compiled for it, too.
+ISA_STANDARD_HEADERS = {"cstddef", "cstdint", "type_traits"}
 COMPILER_HEADERS = {"xmmintrin.h", "immintrin.h", "arm_neon.h"}
 NOT_PUBLIC = re.compile(r"bitmill/(detail/|kernels/(?!dispatch\.hpp))")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
@@ -109,6 +111,17 @@ def check_source(source, include, path):
                 yield f"{name}: a kernel source includes <{target}> of layer {lower}"
 
 
+def check_isa_headers(include, path, seen):
+    """Whatever a source of one instruction set reaches among the kernels' headers."""
+    for _, target in INCLUDE.findall(path.read_text()):
+        header = include.parent / target
+        if target.startswith("bitmill/kernels/") and header not in seen and header.exists():
+            seen.add(header)
+            yield from check_isa_headers(include, header, seen)
+        elif not target.startswith(("bitmill/", "xsimd/")) and target not in COMPILER_HEADERS | ISA_STANDARD_HEADERS:
+            yield f"{path.name}: is compiled for each instruction set, and includes <{target}>"
+
+
 def check(source, args):
     include = source / "include/bitmill"
     headers = sorted(include.rglob("*.hpp"))
@@ -117,6 +130,8 @@ def check(source, args):
         complaints.extend(check_header(include, path))
     for path in sorted([*source.glob("src/**/*.[ch]pp"), *source.glob("capi/*.[ch]*")]):
         complaints.extend(check_source(source, include, path))
+    for path in source.glob("src/kernels/isa.cpp"):
+        complaints.extend(check_isa_headers(include, path, set()))
     return complaints
 
 
@@ -170,6 +185,15 @@ SAMPLES = [
      "the C interface includes <nlohmann/json.hpp>"),
     ("a kernel that reads files", {H + "io/a.hpp": "", "src/kernels/isa.cpp": "#include <bitmill/io/a.hpp>\n"},
      "a kernel source includes"),
+    ("kernels of one instruction set", {
+        H + "kernels/lanes.hpp": "#include <cstdint>\n#include <type_traits>\n#include <xsimd/xsimd.hpp>\n",
+        H + "kernels/simd.hpp": "#include <immintrin.h>\n#include <bitmill/kernels/lanes.hpp>\n",
+        "src/kernels/isa.cpp": "#include <bitmill/kernels/simd.hpp>\n"}, None),
+    ("functions of the library among them", {
+        H + "kernels/lanes.hpp": "#include <utility>\n",
+        H + "kernels/simd.hpp": "#include <bitmill/kernels/lanes.hpp>\n",
+        "src/kernels/isa.cpp": "#include <bitmill/kernels/simd.hpp>\n"},
+     "lanes.hpp: is compiled for each instruction set, and includes <utility>"),
     ("an empty tree", {"README.md": ""}, "no headers found"),
 ]
 

@@ -4,8 +4,6 @@
 // rows a tile takes four panels: as many streams out of memory, which one row waits for.
 #pragma once
 
-#include <utility>
-
 #include <bitmill/kernels/layer_table.hpp>
 #include <bitmill/kernels/primitives.hpp>
 
@@ -19,13 +17,24 @@ namespace bitmill::kernels {
 
 #define BITMILL_FLAT __attribute__((always_inline))
 
+// An index that is a constant where it is used. (<utility> has such, and functions that must not be compiled here.)
+template <std::size_t N>
+struct constant_index {
+    BITMILL_FLATTEN constexpr operator std::size_t() const { return N; }
+};
+
+template <std::size_t Next, std::size_t N, class Body>
+BITMILL_FLATTEN void repeat_from(const Body& body) {
+    if constexpr (Next < N) {
+        body(constant_index<Next>{});
+        repeat_from<Next + 1, N>(body);
+    }
+}
 // body(0) ... body(N - 1), the indices being constants. GCC unrolls a loop too late to keep an array of registers that
 // it indexes out of memory.
 template <std::size_t N, class Body>
 BITMILL_FLATTEN void repeat(const Body& body) {
-    [&]<std::size_t... Index>(std::index_sequence<Index...>) BITMILL_FLAT {
-        (body(std::integral_constant<std::size_t, Index>{}), ...);
-    }(std::make_index_sequence<N>{});
+    repeat_from<0, N>(body);
 }
 
 // a * b + c, rounded once.
