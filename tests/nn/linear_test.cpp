@@ -208,6 +208,32 @@ TEST_CASE("every scheme gives the product with what the codec decodes") {
         }
 }
 
+TEST_CASE("inputs in 8 bits that a layer does not take are refused") {
+    bitmill::thread_team team(1);
+    const auto x = make_weights(3 * 256, 5, bitmill_test::spread::gaussian, 1);
+    std::vector<float> y(3 * 16);
+    bitmill::quantized_rows narrow, fitting;
+    narrow.assign(x.data(), 3, 128, 128, team);
+    fitting.assign(x.data(), 3, 256, 256, team);
+    CHECK(narrow.cols() == 128);
+    const auto code_of = [&](const linear& layer, const bitmill::quantized_rows& q) {
+        try {
+            layer.run(q, y.data(), 0, team);
+        } catch (const bitmill::exception& failure) {
+            return failure.error().code;
+        }
+        return bitmill::error_code::ok;
+    };
+    for (const auto& s : all_schemes()) {
+        CAPTURE(bitmill::to_text(s));
+        const encoded w(s, 16, 256, 17);
+        const auto layer = linear::pack(w.source(), nullptr).value();
+        CHECK(code_of(layer, fitting) ==
+              (layer.integer() ? bitmill::error_code::ok : bitmill::error_code::invalid_argument));
+        CHECK(code_of(layer, narrow) == bitmill::error_code::invalid_argument);
+    }
+}
+
 TEST_CASE("rows that do not fill words, steps or groups") {
     bitmill::thread_team team(1);
     for (const std::size_t in : {1u, 3u, 31u, 33u, 47u, 129u})

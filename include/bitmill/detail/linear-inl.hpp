@@ -165,6 +165,7 @@ BITMILL_INLINE void quantized_rows::assign(const float* x, std::size_t rows, std
     const std::size_t groups = ceil_div(cols, kernels::activation_group);
     const std::size_t summed = ceil_div(cols, kernels::sum_group);
     rows_ = rows;
+    cols_ = cols;
     if (codes_.size() < rows * padded) codes_.resize(rows * padded);
     if (scales_.size() < rows * groups) scales_.resize(rows * groups);
     if (sums_.size() < rows * summed) sums_.resize(rows * summed);
@@ -361,6 +362,13 @@ BITMILL_INLINE void linear::run(const float* x, std::size_t rows, std::size_t x_
 
 BITMILL_INLINE void linear::run(const quantized_rows& x, float* dst, std::size_t dst_stride,
                                 thread_team& team, const linear_options& options) const {
+    const auto refuse = [](std::string message) {
+        throw exception(error{.code = error_code::invalid_argument, .message = std::move(message)});
+    };
+    if (!integer()) refuse("a layer of " + to_text(scheme_) + " takes no inputs in 8 bits; run it on floats");
+    if (x.rows() != 0 && x.cols() != in_)
+        refuse("rows of " + std::to_string(x.cols()) + " columns are given to a layer of " +
+               std::to_string(in_) + " inputs");
     auto call = detail::linear_call_of(options, dst, dst_stride, out_);
     call.rows = x.rows();
     call.quantized = x.view();

@@ -39,9 +39,11 @@ public:
     void assign(const float* x, std::size_t rows, std::size_t cols, std::size_t stride, thread_team& team);
     [[nodiscard]] kernels::quantized_view view() const noexcept;
     [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
+    [[nodiscard]] std::size_t cols() const noexcept { return cols_; }
 
 private:
     std::size_t rows_ = 0;
+    std::size_t cols_ = 0;
     std::pmr::vector<std::int8_t> codes_;
     std::pmr::vector<float> scales_;
     std::pmr::vector<std::int32_t> sums_;
@@ -81,7 +83,7 @@ public:
     // dst [rows, out] = activation(x * w^T + bias) + residual. dst_stride in elements, 0: out. dst may be the residual.
     void run(const float* x, std::size_t rows, std::size_t x_stride, float* dst, std::size_t dst_stride,
              thread_team& team, const linear_options& = {}) const;
-    // The same with x in 8 bits, its cols being in(); integer() is true.
+    // The same with x in 8 bits. Throws exception, invalid_argument, unless integer() is true and x has in() columns.
     void run(const quantized_rows& x, float* dst, std::size_t dst_stride, thread_team& team,
              const linear_options& = {}) const;
 
