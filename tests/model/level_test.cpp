@@ -1,6 +1,7 @@
 // From which folder a level is taken, and that each level computes what its own codes say.
 #include <bitmill/model/encoder_model.hpp>
 
+#include <algorithm>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -8,6 +9,7 @@
 
 #include <doctest/doctest.h>
 
+#include <bitmill/mill/manifest.hpp>
 #include <bitmill/mill/mill.hpp>
 #include <bitmill/mill/variants.hpp>
 
@@ -141,6 +143,46 @@ TEST_CASE("a bitmill folder holds two levels") {
     CHECK(alone.facts().effective == "int4");
     CHECK(hidden_of(alone, sentences(some_sentences)) == hidden_of(four, sentences(some_sentences)));
     CHECK_FALSE(encoder_model::open(temp / "q", {.level = "int8"}));
+}
+
+TEST_CASE("a residual plane of another model of the same shapes is refused") {
+    const encoder_shape shape = even_shape();
+    const temp_folder temp(memory_parent());
+    auto tensors = tensors_of(shape);
+    put_model(temp / "m", tensors, config_of(shape));
+    for (auto& t : tensors)
+        if (t.name == "encoder.layer.1.output.dense.weight")
+            std::rotate(t.bytes.begin(), t.bytes.begin() + 4, t.bytes.end());
+    put_model(temp / "n", tensors, config_of(shape));
+    mill(temp / "m", temp / "q", as(scheme_type::int8, bitmill::format::bitmill));
+    mill(temp / "n", temp / "r", as(scheme_type::int8, bitmill::format::bitmill));
+    const std::string own = temp / "q/model.int8.safetensors", other = temp / "r/model.int8.safetensors";
+    REQUIRE(std::filesystem::file_size(own) == std::filesystem::file_size(other));
+    const auto truth = hidden_of(open(temp / "q"), sentences(some_sentences));
+    const auto put_over = [](const std::string& from, const std::string& to) {
+        std::filesystem::copy_file(from, to, std::filesystem::copy_options::overwrite_existing);
+    };
+    put_over(own, temp / "kept");
+    put_over(other, own);
+    for (const char* level : {"", "int8"}) {
+        const auto opened = encoder_model::open(temp / "q", {.level = level});
+        REQUIRE_FALSE(opened);
+        CHECK(opened.error().code == error_code::bad_input);
+        CHECK(opened.error().file == own);
+    }
+    CHECK_FALSE(bitmill::dequantize(temp / "q", temp / "plain", dtype::f32, {}));
+    CHECK(bitmill::validate(temp / "q").error().file == own);
+    CHECK(open(temp / "q", "int4").facts().effective == "int4");
+
+    // Files of before this was written down still open.
+    put_over(temp / "kept", own);
+    for (const std::string& file : {own, temp / "q/model.safetensors"}) {
+        std::string bytes = get_file(file);
+        const auto at = bytes.find("bitmill_planes");
+        REQUIRE(at != std::string::npos);
+        put_file(file, bytes.replace(at, 14, "something_else"));
+    }
+    CHECK(hidden_of(open(temp / "q"), sentences(some_sentences)) == truth);
 }
 
 TEST_CASE("variants beside the model, the original, and a cast") {

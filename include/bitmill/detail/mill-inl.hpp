@@ -152,18 +152,23 @@ inline result<std::vector<file_record>> source_records(const checkpoint& model, 
     return out;
 }
 
+// The digests of the output's tensors by name.
+inline std::map<std::string, digest> part_digests(const std::vector<tensor_record>& tensors) {
+    std::map<std::string, digest> out;
+    for (const auto& tensor : tensors)
+        for (const auto& part : tensor.parts) out[part.name] = part.hash.value;
+    return out;
+}
+
 // The weight files of the output.
 inline std::vector<file_record> weight_records(const weight_files& files,
-                                               const std::vector<tensor_record>& tensors) {
-    std::map<std::string, digest> by_name;
-    for (const auto& tensor : tensors)
-        for (const auto& part : tensor.parts) by_name[part.name] = part.hash.value;
+                                               const std::map<std::string, digest>& parts) {
     std::vector<file_record> out;
     for (std::size_t file = 0; file < files.file_count(); ++file) {
         if (!files.exists(file)) continue;
         const auto& specs = files.specs(file);
         std::vector<digest> digests;
-        for (const std::size_t index : files.order_of(file)) digests.push_back(by_name[specs[index].name]);
+        for (const std::size_t index : files.order_of(file)) digests.push_back(parts.at(specs[index].name));
         out.push_back({files.name_of(file), files.bytes_of(file).value(),
                        weights_digest(sha256::of(files.header_of(file)), digests), true});
     }
@@ -203,11 +208,10 @@ inline bool is_single_file(const mill_plan& plan, const std::string& out) {
 inline result<std::string> put_listed(const checkpoint& model, const mill_plan& plan, const miller& mill,
                                       const weight_files& files, const std::string& config,
                                       const atomic_folder* folder, const mill_options& options,
-                                      const milled& made) {
-    const auto tensors = mill.tensor_records(files);
+                                      const milled& made, const std::vector<tensor_record>& tensors) {
     auto source_files = source_records(model, plan, options.memory, tensors);
     if (!source_files) return source_files.error();
-    auto written = weight_records(files, tensors);
+    auto written = weight_records(files, part_digests(tensors));
     written.insert(written.end(), made.others.begin(), made.others.end());
     auto sides = put_other_files(model, config, folder, options, mill.now());
     if (!sides) return sides.error();
@@ -234,6 +238,11 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
         if (auto done = files.create(*folder); !done) return done.error();
     if (!options.dry_run)
         if (auto done = mill.write(files, folder); !done) return done.error();
+    std::vector<tensor_record> tensors;
+    if (listed && !options.dry_run) {
+        tensors = mill.tensor_records(files);
+        files.join_planes(part_digests(tensors));
+    }
     if (folder != nullptr)
         if (auto done = files.finish(*folder); !done) return done.error();
     const std::string index = files.index_text();
@@ -252,7 +261,7 @@ inline result<milled> mill_model(const checkpoint& model, const std::string& pat
         return made;
     }
     if (listed) {
-        auto manifest = put_listed(model, *plan, mill, files, config, folder, options, made);
+        auto manifest = put_listed(model, *plan, mill, files, config, folder, options, made, tensors);
         if (!manifest) return manifest.error();
         made.manifest = std::move(*manifest);
     }

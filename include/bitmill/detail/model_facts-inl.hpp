@@ -57,5 +57,7 @@ inline std::string residual_name(const std::string& weights) {
     const std::size_t stem = weights.ends_with(ending) ? weights.size() - ending.size() : weights.size();
     return weights.substr(0, stem) + ".int8.safetensors";
 }
+// In __metadata__ of both: the SHA-256 of the digests of their tensors, of the base and then of the residual.
+inline constexpr const char* planes_key = "bitmill_planes";
 
 }  // namespace bitmill::detail

@@ -46,6 +46,7 @@ public:
             if (!file) return file.error();
             auto planes = weight_file::open(std::move(*file));
             if (!planes) return planes.error();
+            if (auto together = check_pair(found_.model.shard(shard), *planes); !together) return together;
             found_.out.residuals[shard].emplace(std::move(*planes));
         }
         const bool any = std::any_of(found_.out.residuals.begin(), found_.out.residuals.end(),
@@ -107,6 +108,16 @@ public:
     }
 
 private:
+    // Files that were milled together say the same of the tensors of both; old ones say nothing.
+    static result<void> check_pair(const weight_file& base, const weight_file& planes) {
+        if (base.metadata(planes_key) == planes.metadata(planes_key)) return {};
+        return error{.code = error_code::bad_input,
+                     .message = "was not milled together with " + base.file().path() +
+                                ": it is of another model. Copy the right one back, or delete it, which "
+                                "leaves level int4",
+                     .file = planes.file().path()};
+    }
+
     stored_collector& found_;
     std::optional<scheme_type> level_;
     std::size_t used_ = 0;

@@ -89,6 +89,15 @@ BITMILL_INLINE result<void> tensor_writer::write(std::size_t index, std::uint64_
     return {};
 }
 
+BITMILL_INLINE result<void> tensor_writer::rewrite_header(std::string_view header) {
+    if (header.size() != layout_->header.size())
+        return detail::make_error(error_code::invalid_argument,
+                                  "its header has " + std::to_string(layout_->header.size()) +
+                                      " bytes, another cannot have " + std::to_string(header.size()),
+                                  file_.path());
+    return file_.write_at(0, std::as_bytes(std::span(header)));
+}
+
 BITMILL_INLINE void tensor_writer::skip(std::size_t index, std::uint64_t bytes) noexcept {
     written_[index].fetch_add(bytes, std::memory_order_relaxed);
 }

@@ -156,6 +156,13 @@ BITMILL_INLINE std::optional<std::size_t> weight_file::find(std::string_view nam
     return std::visit([&](const auto& one) { return one.find(name); }, content_);
 }
 
+BITMILL_INLINE std::optional<std::string_view> weight_file::metadata(std::string_view key) const noexcept {
+    if (const auto* file = std::get_if<safetensors_file>(&content_))
+        for (const auto& [name, value] : file->metadata())
+            if (name == key) return value;
+    return std::nullopt;
+}
+
 BITMILL_INLINE weight_file::range weight_file::header() const noexcept {
     if (const auto* torch = std::get_if<torch_file>(&content_))
         return {torch->pickle_offset(), torch->pickle_bytes()};

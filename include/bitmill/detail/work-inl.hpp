@@ -86,7 +86,8 @@ public:
 
     // With metadata: one GGUF file.
     explicit weight_files(const checkpoint& model, std::optional<gguf_metadata> gguf = {})
-        : model_(model), gguf_(std::move(gguf)), specs_(2 * model.shard_count()) {}
+        : model_(model), gguf_(std::move(gguf)), specs_(2 * model.shard_count()),
+          planes_(model.shard_count(), std::string(2 * sizeof(digest), '0')) {}
 
     struct place {
         std::size_t file;
@@ -160,11 +161,26 @@ public:
     // Brings what was written into a file to disk.
     result<void> sync(std::size_t file) { return writers_[file]->sync(); }
 
+    // Base and residual plane of a shard say that they belong together: by `of`, a digest of each tensor of the files.
+    void join_planes(const std::map<std::string, digest>& of) {
+        for (std::size_t shard = 0; shard < planes_.size(); ++shard) {
+            if (!has_planes(shard)) continue;
+            sha256 sum;
+            for (const std::size_t file : {shard, planes_.size() + shard})
+                for (const std::size_t index : order_of(file))
+                    detail::add(sum, of.at(specs_[file][index].name));
+            planes_[shard] = hex_text(sum.finish());
+        }
+    }
+
     // fsyncs every file, then writes the index: it is the commit record of a sharded model.
     result<void> finish(const atomic_folder& folder) {
-        for (auto& writer : writers_)
-            if (writer)
-                if (auto done = writer->finish(); !done) return done;
+        for (std::size_t file = 0; file < writers_.size(); ++file) {
+            if (!writers_[file]) continue;
+            if (has_planes(file % planes_.size()))
+                if (auto done = writers_[file]->rewrite_header(header_of(file)); !done) return done;
+            if (auto done = writers_[file]->finish(); !done) return done;
+        }
         if (!model_.sharded()) return {};
         return write_file(folder.path_of(index_name), index_text());
     }
@@ -193,13 +209,13 @@ public:
     }
     [[nodiscard]] std::string header_of(std::size_t file) const {
         return gguf_ ? gguf_writer::header(gguf_specs(file), *gguf_)
-                     : safetensors_writer::header(specs_[file]);
+                     : safetensors_writer::header(specs_[file], metadata_of(file));
     }
     [[nodiscard]] result<std::uint64_t> bytes_of(std::size_t file) const {
         if (!exists(file)) return std::uint64_t{0};
         try {
             return gguf_ ? gguf_writer::file_bytes(gguf_specs(file), *gguf_)
-                         : safetensors_writer::file_bytes(specs_[file]);
+                         : safetensors_writer::file_bytes(specs_[file], metadata_of(file));
         } catch (const exception& failure) {
             return failure.error();
         }
@@ -245,8 +261,15 @@ private:
         if (gguf_)
             return again ? made(gguf_writer::reopen(path, gguf_specs(file), *gguf_))
                          : made(gguf_writer::create(path, gguf_specs(file), *gguf_));
-        return again ? made(safetensors_writer::reopen(path, specs_[file]))
-                     : made(safetensors_writer::create(path, specs_[file]));
+        return again ? made(safetensors_writer::reopen(path, specs_[file], metadata_of(file)))
+                     : made(safetensors_writer::create(path, specs_[file], metadata_of(file)));
+    }
+    [[nodiscard]] bool has_planes(std::size_t shard) const { return !specs_[planes_.size() + shard].empty(); }
+    [[nodiscard]] safetensors_metadata metadata_of(std::size_t file) const {
+        safetensors_metadata out{{"format", "pt"}};
+        const std::size_t shard = file % planes_.size();
+        if (has_planes(shard)) out.emplace_back(planes_key, planes_[shard]);
+        return out;
     }
     [[nodiscard]] std::vector<gguf_spec> gguf_specs(std::size_t file) const {
         std::vector<gguf_spec> out;
@@ -258,6 +281,7 @@ private:
     const checkpoint& model_;
     std::optional<gguf_metadata> gguf_;
     std::vector<std::vector<tensor_spec>> specs_;
+    std::vector<std::string> planes_;  // what both files of a shard say; zeros until their tensors are known
     std::vector<std::optional<tensor_writer>> writers_;
     std::map<std::string, std::string> weight_map_;
     std::set<std::string> names_;  // of the tensors of all files

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include <bitmill/core/error.hpp>
 #include <bitmill/io/file.hpp>
@@ -28,6 +29,9 @@ public:
     // offset_in_tensor and src in bytes; invalid_argument where they pass the tensor's end.
     [[nodiscard]] result<void> write(std::size_t index, std::uint64_t offset_in_tensor,
                                      std::span<const std::byte> src);
+    // Another header of the same length, in which the same tensors lie in the same places: what its metadata says may
+    // only be known at the end. invalid_argument for one of another length.
+    [[nodiscard]] result<void> rewrite_header(std::string_view header);
     // Counts bytes of a reopened file as written: they are there already.
     void skip(std::size_t index, std::uint64_t bytes) noexcept;
     // What was written before this call is on disk after it. Safe beside write().

@@ -31,6 +31,8 @@ public:
     [[nodiscard]] std::optional<std::size_t> find(std::string_view name) const noexcept;
     // The metadata, types and shapes that only GGUF has; nullptr where this is another container.
     [[nodiscard]] const gguf_file* gguf() const noexcept { return std::get_if<gguf_file>(&content_); }
+    // The value of an entry of safetensors' __metadata__; nullopt where there is none.
+    [[nodiscard]] std::optional<std::string_view> metadata(std::string_view key) const noexcept;
     // Bytes [offset, offset + dst.size()) of a tensor in row-major order. bad_input where the file became shorter.
     [[nodiscard]] result<void> read(const tensor_info& tensor, std::uint64_t offset,
                                     std::span<std::byte> dst) const;
