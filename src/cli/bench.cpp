@@ -91,7 +91,6 @@ struct bench_report {
     bitmill::model_facts model;
     bench_batch batch;
     length_range range;
-    unsigned threads;
     double load_ms;
     std::vector<double> rounds_ms;  // ascending
 
@@ -114,7 +113,7 @@ void bench_report::print_json() const {
                                      {"reason", model.reason},
                                      {"activation", model.dynamic_int8 ? "dynamic-int8" : "float"},
                                      {"isa", bitmill::isa()},
-                                     {"threads", threads},
+                                     {"threads", model.threads},
                                      {"batch", batch.lengths.size()},
                                      {"min_length", range.low},
                                      {"max_length", range.high},
@@ -138,8 +137,8 @@ void bench_report::print() const {
                 model.requested.empty() || model.requested == model.effective ? "" : " instead of ",
                 model.requested == model.effective ? "" : model.requested.c_str(),
                 model.reason.empty() ? "" : printable(" (" + model.reason + ")").c_str(),
-                model.dynamic_int8 ? "dynamic-int8" : "float", bitmill::isa().c_str(), threads,
-                threads == 1 ? "" : "s");
+                model.dynamic_int8 ? "dynamic-int8" : "float", bitmill::isa().c_str(), model.threads,
+                model.threads == 1 ? "" : "s");
     std::printf("  load        %10.1f ms\n", load_ms);
     std::printf("  median      %10.2f ms   %zu sequences of %u", quantile(0.5), batch.lengths.size(),
                 range.low);
@@ -180,9 +179,7 @@ int run(const bench_flags& flags) {
     for (const auto& warning : facts.warnings)
         std::fprintf(stderr, "bitmill: warning: %s\n", printable(warning).c_str());
 
-    bench_report report{facts,       bench_batch(flags.batch, *range, facts.vocabulary),
-                        *range,      flags.threads == 0 ? bitmill::default_threads() : flags.threads,
-                        load * 1000, {}};
+    bench_report report{facts, bench_batch(flags.batch, *range, facts.vocabulary), *range, load * 1000, {}};
     const bitmill::token_batch batch{report.batch.ids, {}, report.batch.lengths};
     std::vector<float> states(report.batch.ids.size() * facts.hidden_size);
     const auto round = [&] {
@@ -216,7 +213,7 @@ void add_bench(CLI::App& app, action& chosen) {
     verb.add_option("--length", flags->length, "tokens of a sequence: L, or MIN:MAX to spread them evenly")
         ->capture_default_str();
     verb.add_option("--rounds", flags->rounds, "default: as many as take 3 seconds")->check(not_negative());
-    verb.add_option("--threads", flags->threads, "default: one per core")->check(not_negative());
+    verb.add_option("--threads", flags->threads, "default: one per core")->check(thread_count());
     verb.add_flag("--json", flags->json, "as JSON");
     verb.callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
 }

@@ -62,6 +62,8 @@ void show(const bitmill::mill_report& report, bool json, bool rows);
 
 // CLI11 2.1 reads "-1" into an unsigned number; its own check for that prints a range of 300 digits.
 [[nodiscard]] CLI::Validator not_negative();
+// Of --threads: the library would quietly start fewer.
+[[nodiscard]] CLI::Validator thread_count();
 
 // --weight-threshold, which is returned, --prune-relative and --target-sparsity: at most one of them.
 CLI::Option* add_pruning(CLI::App& verb, bitmill::mill_options& options);

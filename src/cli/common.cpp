@@ -1,6 +1,7 @@
 #include "cli.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <cinttypes>
 #include <csignal>
 #include <cstdio>
@@ -89,7 +90,7 @@ void work_flags::add_to(CLI::App& verb, bitmill::work_options& options, const ch
         ->check(not_negative())
         ->transform(CLI::AsSizeValue(false))
         ->default_str("256M");
-    verb.add_option("--threads", options.threads, "default: one per core")->check(not_negative());
+    verb.add_option("--threads", options.threads, "default: one per core")->check(thread_count());
     verb.add_option("--device", device, "auto, cpu; cuda is refused by this version")->capture_default_str();
     verb.add_flag("--dry-run", options.dry_run, "plan and show exact sizes, write nothing");
     verb.add_flag("--force", options.force, "replace an output that exists");
@@ -144,6 +145,19 @@ CLI::Validator not_negative() {
     return {[](std::string& text) {
                 return text.empty() || text.front() == '-' ? "'" + text + "' must be a number of 0 or more"
                                                            : std::string();
+            },
+            ""};
+}
+
+CLI::Validator thread_count() {
+    return {[](std::string& text) {
+                unsigned count = 0;
+                const char* const end = text.data() + text.size();
+                const auto [stop, failed] = std::from_chars(text.data(), end, count);
+                return failed == std::errc{} && stop == end && count <= bitmill::max_threads
+                           ? std::string()
+                           : "'" + text + "' must be a number of 0 to " +
+                                 std::to_string(bitmill::max_threads);
             },
             ""};
 }

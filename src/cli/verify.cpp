@@ -18,7 +18,7 @@ struct verify_flags {
             ->check(not_negative())
             ->transform(CLI::AsSizeValue(false))
             ->default_str("256M");
-        verb.add_option("--threads", options.threads, "default: one per core")->check(not_negative());
+        verb.add_option("--threads", options.threads, "default: one per core")->check(thread_count());
         verb.add_flag("--json", json, "report as JSON on stdout");
     }
 

@@ -324,6 +324,15 @@ TEST_CASE("an observer of a model sees its layers until it goes") {
     CHECK(seen.size() == 12);
 }
 
+TEST_CASE("a model says how many threads run it") {
+    const temp_folder temp(memory_parent());
+    put_encoder(temp / "m", {});
+    bitmill::model_options options;
+    options.threads = 3;
+    CHECK(open(temp / "m", options).facts().threads == 3);
+    CHECK(open(temp / "m", options).facts().json().find("\"threads\": 3") != std::string::npos);
+}
+
 TEST_CASE("one model runs for several threads at once") {
     const temp_folder temp(memory_parent());
     put_encoder(temp / "m", {});

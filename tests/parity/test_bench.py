@@ -45,6 +45,8 @@ def test_text_and_levels(bitmill, minilm, milled):
         (["--batch", "-1"], "--batch"),
         (["--rounds", "-1"], "--rounds"),
         (["--threads", "x"], "--threads"),
+        (["--threads", "-1"], "--threads"),
+        (["--threads", "1025"], "'1025' must be a number of 0 to 1024"),
         (["--level", "int3"], "int3"),
         (["--level", "int4"], "there is original"),
         (["--activation", "static"], "static"),

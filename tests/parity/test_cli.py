@@ -57,6 +57,7 @@ def one_line(done):
         ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--block-size", "64"],
         ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--include", "(" * 2000],
         ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--threads", "x"],
+        ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--threads", "100000"],
         ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--include", "("],
         ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--nan", "maybe"],
         ["quantize", "{model}", "-o", "{out}", "--to", "int8", "--unknown-option"],

@@ -15,12 +15,14 @@ namespace bitmill {
 // parallel_for, goes there as well. Which thread runs what changes no result.
 class thread_team {
 public:
-    // `threads` with the caller's own; 0: one per core. `host`: the host's own threads instead; it decides how many.
+    // `threads` with the caller's own, at most max_threads; 0: one per core. `host`: the host's own threads instead; it
+    // decides how many.
     explicit thread_team(unsigned threads = 0, parallel_for host = {});
     ~thread_team();
     thread_team(const thread_team&) = delete;
     thread_team& operator=(const thread_team&) = delete;
 
+    // As many as there are: fewer than were asked for where they are too many, or the system gives no more.
     [[nodiscard]] unsigned threads() const noexcept;
     // Runs task(0) ... task(count - 1) in any order on any threads, and returns when all are done. Tasks do
     // not call run() of the same team. What one of them throws, the first, is thrown again when all are done.

@@ -352,9 +352,11 @@ BITMILL_INLINE result<std::unique_ptr<encoder_model::content>> encoder_model::co
                 "activation dynamic-int8 is for layers of integers, of which this "
                 "level has none: it runs with floats");
     }
-    return std::unique_ptr<content>(new content{std::move(facts), std::move(weights), std::move(*embeddings),
-                                                std::move(*layers), std::move(*sentence), std::move(*classes),
-                                                options.memory, thread_team(options.threads, options.run)});
+    std::unique_ptr<content> made(new content{std::move(facts), std::move(weights), std::move(*embeddings),
+                                              std::move(*layers), std::move(*sentence), std::move(*classes),
+                                              options.memory, thread_team(options.threads, options.run)});
+    made->facts.threads = made->team.threads();
+    return made;
 }
 
 BITMILL_INLINE encoder_model::encoder_model(std::unique_ptr<content> what) noexcept

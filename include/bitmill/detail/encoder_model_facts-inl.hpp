@@ -14,6 +14,7 @@ BITMILL_INLINE std::string model_facts::json(int indent) const {
                                 {"effective", effective},
                                 {"reason", reason},
                                 {"dynamic_int8", dynamic_int8},
+                                {"threads", threads},
                                 {"hidden_size", hidden_size},
                                 {"layers", layers},
                                 {"heads", heads},

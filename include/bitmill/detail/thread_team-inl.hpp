@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <mutex>
@@ -112,7 +113,7 @@ struct thread_team::state {
 
 BITMILL_INLINE thread_team::thread_team(unsigned threads, parallel_for host)
     : state_(std::make_unique<state>()) {
-    state_->threads = threads == 0 ? default_threads() : threads;
+    state_->threads = std::min(threads == 0 ? default_threads() : threads, max_threads);
     state_->host = std::move(host);
     if (state_->host) return;
     try {
@@ -121,6 +122,7 @@ BITMILL_INLINE thread_team::thread_team(unsigned threads, parallel_for host)
     } catch (const std::exception&) {
         // Fewer threads than asked for (a limit of the system) only makes it slower.
     }
+    state_->threads = static_cast<unsigned>(state_->helpers.size()) + 1;
 }
 
 BITMILL_INLINE thread_team::~thread_team() {

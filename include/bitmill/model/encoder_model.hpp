@@ -35,7 +35,7 @@ struct model_options {
     // load.
     std::string level = {};
     bitmill::activation activation = bitmill::activation::floating;  // of integer layers, at run time
-    unsigned threads = 0;                                            // 0: one per core
+    unsigned threads = 0;                                            // 0: one per core; at most max_threads
     parallel_for run = {};                                           // the host's own threads; empty: ours
     memory_source memory = nullptr;  // weights, and what a call holds; threads keep scratch of their own
 };
@@ -47,6 +47,7 @@ struct model_facts {
     std::string effective;   // level
     std::string reason;      // "" where both are the same
     bool dynamic_int8 = false;
+    unsigned threads = 0;  // that run it: thread_team::threads()
     std::size_t hidden_size = 0;
     std::size_t layers = 0;
     std::size_t heads = 0;
