@@ -524,8 +524,9 @@ BITMILL_API bitmill_status bitmill_model_hidden(const bitmill_model* model, cons
 BITMILL_API bitmill_status bitmill_model_logits(const bitmill_model* model, const bitmill_tokens* tokens,
                                                 float* dst, uint64_t dst_count, bitmill_error* error);
 
-/* What a layer is given: rows x cols floats at x, which are there during the call only. layer is such as
- * "encoder.layer.3.attention.query". Called on the thread that runs the model. */
+/* What a linear layer is given: rows x cols floats at x, which are there during the call only. layer is the name of its
+ * weight in the checkpoint without ".weight", such as "encoder.layer.3.attention.self.query". A layer sees each row of a
+ * call once and in order, in pieces that may be of any size. Called on the thread that runs the model. */
 typedef void (*bitmill_layer_observer)(void* context, const char* layer, const float* x, uint64_t rows,
                                        uint64_t cols);
 

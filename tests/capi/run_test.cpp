@@ -292,9 +292,9 @@ TEST_CASE("models that run: the observer sees every layer's input") {
     CHECK(h.results == expected);
     CHECK(all.sound);
     for (std::size_t i = 0; i < encoder_layers; ++i)
-        for (const char* part : {"attention.query", "attention.key", "attention.value", "attention_output",
-                                 "intermediate", "output"}) {
-            const std::string name = "encoder.layer." + std::to_string(i) + "." + part;
+        for (const char* part : {"attention.self.query", "attention.self.key", "attention.self.value",
+                                 "attention.output.dense", "intermediate.dense", "output.dense"}) {
+            const std::string name = "bert.encoder.layer." + std::to_string(i) + "." + part;
             CAPTURE(name);
             CHECK(std::count(all.layers.begin(), all.layers.end(), name) == 1);
         }

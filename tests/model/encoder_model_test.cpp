@@ -318,10 +318,43 @@ TEST_CASE("an observer of a model sees its layers until it goes") {
     });
     const auto watched = embed_of(model, sentences(some_sentences));
     CHECK(seen.size() == 12);
-    CHECK(seen.back() == "encoder.layer.1.output");
+    for (const auto& one : seen) {
+        CAPTURE(one);
+        CHECK(read_tensors(temp / "m").contains(one + ".weight"));
+    }
+    CHECK(seen.back() == "transformer.layer.1.ffn.lin2");
     model.observe({});
     CHECK(embed_of(model, sentences(some_sentences)) == watched);
     CHECK(seen.size() == 12);
+}
+
+TEST_CASE("an observer sees the head's layers, under their names in the file") {
+    for (const std::string family : {"bert", "roberta", "distilbert"}) {
+        CAPTURE(family);
+        encoder_shape shape = shape_of(family);
+        shape.prefix = family + ".";
+        shape.labels = 3;
+        const temp_folder temp(memory_parent());
+        put_encoder(temp / "m", shape);
+        auto model = open(temp / "m");
+        std::vector<std::string> seen;
+        std::vector<float> before_last;
+        model.observe([&](std::string_view layer, const float* x, std::size_t rows, std::size_t cols) {
+            seen.emplace_back(layer);
+            CHECK(cols == (seen.size() % 6 == 0 && seen.size() <= 12 ? shape.inner : shape.hidden));
+            if (seen.size() == 14) before_last.assign(x, x + rows * cols);
+        });
+        (void)logits_of(model, sentences(some_sentences));
+        REQUIRE(seen.size() == 14);
+        const auto tensors = read_tensors(temp / "m");
+        for (const auto& one : seen) {
+            CAPTURE(one);
+            CHECK(tensors.contains(one + ".weight"));
+        }
+        CHECK(seen[12] == encoder_writer::head_dense(shape));
+        CHECK(seen[13] == encoder_writer::head_out(shape));
+        CHECK(before_last.size() == some_sentences.size() * shape.hidden);
+    }
 }
 
 TEST_CASE("a model says how many threads run it") {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -100,6 +101,7 @@ pair_of_encoders make_pair(const sizes& s, bitmill::scheme scheme = {.type = sch
         auto output = make_linear(s.hidden, s.inner, scheme, rng);
         std::vector<float> norms[4];
         for (std::size_t n = 0; n < 4; ++n) norms[n] = normals(s.hidden, rng, 0.1f, n % 2 == 0 ? 1.0f : 0.0f);
+        const std::string at = "layer." + std::to_string(i) + ".";
         const auto wide = [](const std::vector<float>& v) { return reals(v.begin(), v.end()); };
         truth.push_back({query.truth,
                          key.truth,
@@ -116,7 +118,8 @@ pair_of_encoders make_pair(const sizes& s, bitmill::scheme scheme = {.type = sch
                           std::move(intermediate.fast),
                           std::move(output.fast),
                           {norms[0], norms[1]},
-                          {norms[2], norms[3]}});
+                          {norms[2], norms[3]},
+                          {at + "q", at + "k", at + "v", at + "o", at + "up", at + "down"}});
     }
     return {bitmill::encoder({s.hidden, s.heads, activation, 1e-12f}, std::move(layers)), std::move(truth),
             s.heads, name};
@@ -252,10 +255,31 @@ TEST_CASE("an observer is given every layer's input, and changes nothing") {
     };
     CHECK(run(pair.fast, x, lengths, 2, options) == truth);
     CHECK(first == x);
-    CHECK(seen == std::vector<std::string>{
-                      "encoder.layer.0.attention.query 8x48", "encoder.layer.0.attention.key 8x48",
-                      "encoder.layer.0.attention.value 8x48", "encoder.layer.0.attention_output 8x48",
-                      "encoder.layer.0.intermediate 8x48", "encoder.layer.0.output 8x80"});
+    CHECK(seen == std::vector<std::string>{"layer.0.q 8x48", "layer.0.k 8x48", "layer.0.v 8x48",
+                                           "layer.0.o 8x48", "layer.0.up 8x48", "layer.0.down 8x80"});
+}
+
+TEST_CASE("an observer is given every row of a large batch once and in order") {
+    const auto pair = make_pair({8, 2, 12, 2});
+    const std::vector<std::uint32_t> lengths{500, 1700, 3};
+    const auto x = inputs(8, lengths);
+    std::map<std::string, std::vector<float>> seen;
+    bitmill::encoder_options options;
+    options.observe = [&](std::string_view layer, const float* data, std::size_t rows, std::size_t cols) {
+        auto& all = seen[std::string(layer)];
+        all.insert(all.end(), data, data + rows * cols);
+    };
+    (void)run(pair.fast, x, lengths, 2, options);
+    CHECK(seen.size() == 12);
+    for (const char* name : {"layer.0.q", "layer.0.k", "layer.0.v"}) CHECK(seen[name] == x);
+    for (const auto& [name, all] : seen) {
+        CAPTURE(name);
+        CHECK(all.size() == std::size_t{2203} * (name.ends_with("down") ? 12 : 8));
+    }
+    const auto whole = seen["layer.1.down"];
+    seen.clear();
+    (void)run(pair.fast, {x.begin() + 2200 * 8, x.end()}, {3}, 1, options);
+    CHECK(seen["layer.1.down"] == std::vector<float>(whole.end() - 3 * 12, whole.end()));
 }
 
 TEST_CASE("an encoder given nothing does nothing") {

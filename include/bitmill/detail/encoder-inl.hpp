@@ -56,13 +56,29 @@ private:
     static constexpr std::size_t alignment = 16;  // the most that a host's memory promises
 };
 
-// One layer's run; `codes` is used where the input goes into it as integers.
-inline void run_linear(const linear& layer, const float* x, std::size_t rows, float* dst, thread_team& team,
-                       bool dynamic_int8, quantized_rows& codes, const linear_options& options) {
-    if (!dynamic_int8 || !layer.integer())
-        return layer.run(x, rows, layer.in(), dst, layer.out(), team, options);
-    codes.assign(x, rows, layer.in(), layer.in(), team);
-    layer.run(codes, dst, layer.out(), team, options);
+struct projection {
+    const linear* layer;
+    const std::string& name;
+    float* dst;
+    std::size_t dst_stride;
+    linear_options options = {};
+};
+
+// Layers that share an input: it is quantized once.
+inline void run_projections(const float* x, std::size_t rows, std::initializer_list<projection> layers,
+                            thread_team& team, const encoder_options& options, quantized_rows& codes) {
+    bool coded = false;
+    for (const projection& one : layers) {
+        const linear& layer = *one.layer;
+        if (options.observe) options.observe(one.name, x, rows, layer.in());
+        if (options.dynamic_int8 && layer.integer()) {
+            if (!coded) codes.assign(x, rows, layer.in(), layer.in(), team);
+            coded = true;
+            layer.run(codes, one.dst, one.dst_stride, team, one.options);
+        } else {
+            layer.run(x, rows, layer.in(), one.dst, one.dst_stride, team, one.options);
+        }
+    }
 }
 
 // One run of sequences through all layers.
@@ -77,10 +93,9 @@ public:
     void run(float* x, std::span<const std::uint32_t> lengths) {
         x_ = x;
         cut_attention(lengths);
-        for (std::size_t i = 0; i < layers_.size(); ++i) {
-            prefix_ = "encoder.layer." + std::to_string(i) + ".";
-            attention(layers_[i]);
-            feed_forward(layers_[i]);
+        for (const encoder_layer& layer : layers_) {
+            attention(layer);
+            feed_forward(layer);
         }
     }
 
@@ -95,13 +110,6 @@ private:
         std::size_t head;
         std::size_t row_begin;
         std::size_t row_end;
-    };
-    struct projection {
-        const linear* layer;
-        const char* name;
-        float* dst;
-        std::size_t dst_stride;
-        linear_options options = {};
     };
 
     static std::size_t widest(std::span<const encoder_layer> layers) {
@@ -122,28 +130,16 @@ private:
         tokens_ = token;
     }
 
-    // Layers that share an input: it is quantized once.
     void run(const float* x, std::size_t rows, std::initializer_list<projection> layers) {
-        bool coded = false;
-        for (const projection& one : layers) {
-            const linear& layer = *one.layer;
-            if (options_.observe) options_.observe(prefix_ + one.name, x, rows, layer.in());
-            if (options_.dynamic_int8 && layer.integer()) {
-                if (!coded) codes_.assign(x, rows, layer.in(), layer.in(), team_);
-                coded = true;
-                layer.run(codes_, one.dst, one.dst_stride, team_, one.options);
-            } else {
-                layer.run(x, rows, layer.in(), one.dst, one.dst_stride, team_, one.options);
-            }
-        }
+        run_projections(x, rows, layers, team_, options_, codes_);
     }
 
     void attention(const encoder_layer& layer) {
         float* const q = projected_.data();
         run(x_, tokens_,
-            {{&layer.query, "attention.query", q, 3 * hidden_},
-             {&layer.key, "attention.key", q + hidden_, 3 * hidden_},
-             {&layer.value, "attention.value", q + 2 * hidden_, 3 * hidden_}});
+            {{&layer.query, layer.names.query, q, 3 * hidden_},
+             {&layer.key, layer.names.key, q + hidden_, 3 * hidden_},
+             {&layer.value, layer.names.value, q + 2 * hidden_, 3 * hidden_}});
         const auto& table = kernels::active().layers;
         const std::size_t width = hidden_ / config_.heads;
         const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(width)));
@@ -157,7 +153,7 @@ private:
                          piece.row_begin, piece.row_end, dst, hidden_, scratch);
         });
         run(attended_.data(), tokens_,
-            {{&layer.attention_output, "attention_output", x_, hidden_, {.residual = x_}}});
+            {{&layer.attention_output, layer.names.attention_output, x_, hidden_, {.residual = x_}}});
         norm(layer.attention_norm, x_, tokens_);
     }
 
@@ -167,11 +163,11 @@ private:
             float* x = x_ + row * hidden_;
             run(x, rows,
                 {{&layer.intermediate,
-                  "intermediate",
+                  layer.names.intermediate,
                   inner_.data(),
                   layer.intermediate.out(),
                   {.activation = config_.activation}}});
-            run(inner_.data(), rows, {{&layer.output, "output", x, hidden_, {.residual = x}}});
+            run(inner_.data(), rows, {{&layer.output, layer.names.output, x, hidden_, {.residual = x}}});
             norm(layer.output_norm, x, rows);
         }
     }
@@ -196,7 +192,6 @@ private:
     row_buffer inner_;
     quantized_rows codes_;
     std::vector<attention_piece> pieces_;
-    std::string prefix_;
     float* x_ = nullptr;
     std::size_t tokens_ = 0;
 };

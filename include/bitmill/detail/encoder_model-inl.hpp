@@ -198,10 +198,18 @@ private:
         if (!attention_norm) return attention_norm.error();
         auto output_norm = norm(base + names.output_norm);
         if (!output_norm) return output_norm.error();
-        return encoder_layer{std::move(*query),          std::move(*key),
-                             std::move(*value),          std::move(*attention_output),
-                             std::move(*intermediate),   std::move(*output),
-                             std::move(*attention_norm), std::move(*output_norm)};
+        encoder_layer_names full{base + names.query,        base + names.key,
+                                 base + names.value,        base + names.attention_output,
+                                 base + names.intermediate, base + names.output};
+        return encoder_layer{std::move(*query),
+                             std::move(*key),
+                             std::move(*value),
+                             std::move(*attention_output),
+                             std::move(*intermediate),
+                             std::move(*output),
+                             std::move(*attention_norm),
+                             std::move(*output_norm),
+                             std::move(full)};
     }
 
     // Files of the first years have the names of TensorFlow.
@@ -428,7 +436,7 @@ BITMILL_INLINE result<void> encoder_model::logits(const token_batch& batch, std:
                 token += batch.lengths[part.first + i];
             }
             it.classes->run(first.data(), part.count, dst.data() + part.first * labels, it.team,
-                            it.facts.dynamic_int8, it.memory);
+                            {.dynamic_int8 = it.facts.dynamic_int8, .observe = it.observer}, it.memory);
         });
     });
 }

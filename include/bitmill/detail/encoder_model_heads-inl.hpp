@@ -167,13 +167,16 @@ struct classification_head {
 
     static result<std::optional<classification_head>> open(model_weights& weights, const std::string& prefix,
                                                            const encoder_description& model, bool as_f16);
+    std::string dense_name;
+    std::string out_name;
     // x: `rows` rows of hidden_size, dst: as many of out.out().
-    void run(const float* x, std::size_t rows, float* dst, thread_team& team, bool dynamic_int8,
+    void run(const float* x, std::size_t rows, float* dst, thread_team& team, const encoder_options& options,
              memory_source memory) const {
         quantized_rows codes(memory);
         const row_buffer inner(rows, dense.out(), memory);
-        run_linear(dense, x, rows, inner.data(), team, dynamic_int8, codes, {.activation = activation});
-        run_linear(out, inner.data(), rows, dst, team, dynamic_int8, codes, {});
+        run_projections(x, rows, {{&dense, dense_name, inner.data(), 0, {.activation = activation}}}, team,
+                        options, codes);
+        run_projections(inner.data(), rows, {{&out, out_name, dst, 0}}, team, options, codes);
     }
 };
 
@@ -205,8 +208,9 @@ inline result<std::optional<classification_head>> classification_head::open(mode
     auto second = weights.layer(out, labels, hidden, as_f16);
     if (!second) return second.error();
     const bool relu = model.family->classifier == classifier::pre_classifier;
-    return std::optional<classification_head>(classification_head{
-        std::move(*first), relu ? activation_function::relu : activation_function::tanh, std::move(*second)});
+    return std::optional<classification_head>(
+        classification_head{std::move(*first), relu ? activation_function::relu : activation_function::tanh,
+                            std::move(*second), std::move(dense), std::move(out)});
 }
 
 }  // namespace bitmill::detail

@@ -31,15 +31,24 @@ struct layer_norm_weights {
     std::vector<float> bias;
 };
 
+// For an observer: what a checkpoint calls them, without ".weight".
+struct encoder_layer_names {
+    std::string query, key, value, attention_output;
+    std::string intermediate, output;
+};
+
 // Post-norm: x = norm(x + attention(x)); x = norm(x + ffn(x)).
 struct encoder_layer {
     linear query, key, value, attention_output;
     linear intermediate, output;  // intermediate with the config's activation
     layer_norm_weights attention_norm, output_norm;
+    encoder_layer_names names = {};
 };
 
-// What a layer was given, for statistics: `rows` x `cols` floats at x, `layer` such as "encoder.layer.3.attention.query".
-// Called on the thread that runs the model.
+// What a linear layer is given, for statistics: `rows` x `cols` floats at x, there during the call only. `layer` is the
+// name of its weight in the checkpoint without ".weight", such as "encoder.layer.3.attention.self.query". A layer sees
+// each row of a call once and in order, in pieces of any size, since not all of a batch is in memory at once. Called on
+// the thread that runs the model.
 using layer_observer =
     std::function<void(std::string_view layer, const float* x, std::size_t rows, std::size_t cols)>;
 
