@@ -491,7 +491,8 @@ typedef struct bitmill_tokens {
 #define BITMILL_TOKENS_INIT {(uint32_t)sizeof(bitmill_tokens), 0, NULL, NULL, 0, NULL, 0}
 
 /* Opens a folder: plain (f32, f16, bf16) or milled, in any format that bitmill_dequantize reads. options may be NULL.
- * BAD_INPUT: config.json and the tensors disagree. UNSUPPORTED: names what this version cannot run. */
+ * BAD_INPUT: config.json and the tensors disagree, or one holds NaN or infinity. UNSUPPORTED: names what this version
+ * cannot run. */
 BITMILL_API bitmill_status bitmill_model_open(const char* path, const bitmill_model_options* options,
                                               bitmill_model** model, bitmill_error* error);
 

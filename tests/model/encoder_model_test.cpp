@@ -357,6 +357,28 @@ TEST_CASE("an observer sees the head's layers, under their names in the file") {
     }
 }
 
+TEST_CASE("a pad id that no position is counted from may be -1 or null") {
+    for (const std::string family : {"bert", "distilbert", "roberta", "xlm-roberta"})
+        for (const std::string value : {"-1", "null"}) {
+            CAPTURE(family);
+            CAPTURE(value);
+            const encoder_shape shape = shape_of(family);
+            const temp_folder temp(memory_parent());
+            put_encoder(temp / "m", shape);
+            const auto truth = hidden_of(open(temp / "m"), sentences(some_sentences));
+            std::string config = config_of(shape);
+            const std::string from = "\"pad_token_id\": " + std::to_string(shape.pad);
+            config.replace(config.find(from), from.size(), "\"pad_token_id\": " + value);
+            put_file(temp / "m/config.json", config);
+            const auto opened = encoder_model::open(temp / "m");
+            REQUIRE(static_cast<bool>(opened) != shape.from_pad());
+            if (opened) CHECK(hidden_of(*opened, sentences(some_sentences)) == truth);
+            if (opened) continue;
+            CHECK(opened.error().code == error_code::bad_input);
+            CHECK(opened.error().message.find("pad_token_id") == 0);
+        }
+}
+
 TEST_CASE("a model says how many threads run it") {
     const temp_folder temp(memory_parent());
     put_encoder(temp / "m", {});

@@ -2,10 +2,13 @@
 #include <bitmill/model/encoder_model.hpp>
 
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
+
+#include <bitmill/mill/mill.hpp>
 
 #include <encoder_models.hpp>
 #include <temp_folder.hpp>
@@ -53,9 +56,12 @@ TEST_CASE("config.json: what is not run is named, what cannot be is refused") {
         {"\"hidden_act\"", "\"pruned_heads\": {\"0\": [1]}, \"hidden_act\"", error_code::unsupported,
          "pruned_heads"},
         {"\"hidden_size\": 48", "\"hidden_size\": 0", error_code::bad_input, "hidden_size is 0"},
-        {"\"hidden_size\": 48", "\"hidden_size\": -48", error_code::bad_input, "hidden_size must be"},
+        {"\"hidden_size\": 48", "\"hidden_size\": -48", error_code::bad_input,
+         "hidden_size must be a whole number of 1 to 65536, not -48"},
         {"\"hidden_size\": 48", "\"hidden_size\": 48.5", error_code::bad_input, "48.5"},
-        {"\"hidden_size\": 48", "\"hidden_size\": \"48\"", error_code::bad_input, "hidden_size must be"},
+        {"\"hidden_size\": 48", "\"hidden_size\": \"48\"", error_code::bad_input,
+         "hidden_size must be a whole number of 1 to 65536, not \"48\""},
+        {"1e-12", "1e999", error_code::bad_input, "the number 1e999 is too large"},
         {"\"hidden_size\": 48", "\"hidden_size\": 1000000", error_code::bad_input, "hidden_size is 1000000"},
         {"\"num_attention_heads\": 3", "\"num_attention_heads\": 5", error_code::bad_input, "5 heads"},
         {"\"num_attention_heads\": 3", "\"num_attention_heads\": 0", error_code::bad_input,
@@ -146,6 +152,118 @@ TEST_CASE("tensors that are missing, of other shapes or of other types") {
     shape.labels = 3;
     const auto labels = refusal(tensors_of(shape), replaced(config_of(shape), ", \"2\": \"LABEL_2\"", ""));
     CHECK(labels.text().find("has 3 rows, and config.json names 2 labels") != std::string::npos);
+    CHECK(labels.file.ends_with("/config.json"));
+    const auto none = edit("classifier.weight", [](tensors& parts, std::size_t i) {
+        parts[i].shape[0] = 0;
+        parts[i].bytes.clear();
+    });
+    CHECK(none.code == error_code::bad_input);
+    CHECK(none.message.find("has 0 rows, and a head that classifies has one for each label") == 0);
+}
+
+TEST_CASE("NaN and infinity in a tensor are told by tensor and element, when it is loaded") {
+    encoder_shape shape;
+    shape.labels = 3;
+    const char* const names[] = {
+        "embeddings.word_embeddings.weight",         "embeddings.LayerNorm.bias",
+        "encoder.layer.1.attention.self.key.weight", "encoder.layer.0.output.dense.bias",
+        "encoder.layer.1.output.LayerNorm.weight",   "classifier.weight"};
+    for (const bitmill::dtype type :
+         {bitmill::dtype::f32, bitmill::dtype::f16, bitmill::dtype::bf16, bitmill::dtype::f64})
+        for (const std::string name : names)
+            for (const float value :
+                 {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+                CAPTURE(bitmill::facts(type).name);
+                CAPTURE(name);
+                shape.type = type;
+                auto parts = tensors_of(shape);
+                for (auto& t : parts)
+                    if (t.name == name)
+                        t.bytes.replace(29 * bitmill::element_bytes(type), bitmill::element_bytes(type),
+                                        bytes_as(type, {value}));
+                for (const char* level : {"", "fp16"}) {
+                    const temp_folder temp(memory_parent());
+                    put_model(temp / "m", parts, config_of(shape));
+                    const auto opened = bitmill::encoder_model::open(temp / "m", {.level = level});
+                    REQUIRE_FALSE(opened);
+                    CHECK(opened.error().code == error_code::bad_input);
+                    CHECK(opened.error().tensor == name);
+                    CHECK(opened.error().file == temp / "m/model.safetensors");
+                    CHECK(opened.error().message.find("is NaN or infinity at element 29") == 0);
+                }
+            }
+}
+
+TEST_CASE("NaN in scales is told, and in a row of a table that is not loaded, when it is read") {
+    encoder_shape shape;
+    shape.hidden = 128;
+    shape.heads = 4;
+    shape.inner = 256;
+    for (const auto to :
+         {bitmill::scheme_type::int8, bitmill::scheme_type::int4, bitmill::scheme_type::nf4}) {
+        const temp_folder temp(memory_parent());
+        put_encoder(temp / "m", shape);
+        bitmill::mill_options options;
+        options.to = to;
+        (void)bitmill::quantize(temp / "m", temp / "q", options).value();
+        tensors parts;
+        std::string poisoned;
+        for (auto& [name, t] : read_tensors(temp / "q")) {
+            const bool scales = name.ends_with("key.weight_scale") || name.ends_with("key.weight.absmax");
+            if (scales && poisoned.empty()) {
+                poisoned = name;
+                const std::size_t width = bitmill::element_bytes(t.type);
+                t.bytes.replace(3 * width, width,
+                                bytes_as(t.type, {std::numeric_limits<float>::quiet_NaN()}));
+            }
+            parts.push_back(t);
+        }
+        REQUIRE_FALSE(poisoned.empty());
+        const auto what = refusal(parts, get_file(temp / "q/config.json"));
+        CHECK(what.code == error_code::bad_input);
+        CHECK(what.tensor == poisoned);
+        CHECK(what.message.find("is NaN or infinity at element 3") == 0);
+    }
+
+    shape = {};
+    shape.vocabulary = 70000;
+    shape.hidden = 16;
+    shape.heads = 2;
+    auto parts = tensors_of(shape);
+    for (auto& t : parts)
+        if (t.name == "embeddings.word_embeddings.weight")
+            t.bytes.replace((500 * 16 + 7) * 4, 4,
+                            bytes_as(t.type, {std::numeric_limits<float>::infinity()}));
+    const temp_folder temp(memory_parent());
+    put_model(temp / "m", parts, config_of(shape));
+    const auto model = bitmill::encoder_model::open(temp / "m").value();
+    std::vector<float> out(16);
+    CHECK(model.hidden(sentences({std::vector<std::int32_t>{499}}).batch(), out));
+    const auto done = model.hidden(sentences({std::vector<std::int32_t>{500}}).batch(), out);
+    REQUIRE_FALSE(done);
+    CHECK(done.error().code == error_code::bad_input);
+    CHECK(done.error().tensor == "embeddings.word_embeddings.weight");
+    CHECK(done.error().message.find("is NaN or infinity at element 8007") == 0);
+}
+
+TEST_CASE("modules.json: what it must be, and a path that is too long") {
+    const temp_folder temp(memory_parent());
+    put_encoder(temp / "m", {});
+    const auto refused = [&](const std::string& text) {
+        put_file(temp / "m/modules.json", text);
+        const auto opened = bitmill::encoder_model::open(temp / "m");
+        REQUIRE_FALSE(opened);
+        CHECK(opened.error().code == error_code::bad_input);
+        CHECK(opened.error().file == temp / "m/modules.json");
+        return opened.error().message;
+    };
+    for (const char* text : {"null", " {}", "3", "\"x\""})
+        CHECK(refused(text).find("must be a JSON array, in [ ]") == 0);
+    const auto path = refused(R"([{"type": "sentence_transformers.models.Transformer", "path": ""},
+        {"type": "sentence_transformers.models.Pooling", "path": ")" +
+                              std::string(1000, 'x') + "\"}]");
+    CHECK(path.find("has 1000 characters, and may have 255") != std::string::npos);
+    CHECK(path.size() < 200);
 }
 
 TEST_CASE("a folder without config.json is no model that can be run") {

@@ -125,7 +125,8 @@ public:
         return error{.code = error_code::bad_input,
                      .message = found == 0
                                     ? "no tensor is called embeddings.word_embeddings.weight, with or "
-                                      "without the name of the model in front"
+                                      "without the name of the model in front; take a folder that "
+                                      "transformers saved"
                                     : "embeddings.word_embeddings.weight is there more than once, with "
                                       "several names of models in front; keep one",
                      .file = weights_.model().root()};
@@ -161,11 +162,11 @@ public:
         const std::string base = prefix_ + names.layers;
         if (const std::string behind = base + std::to_string(model_.layers) + "." + names.query + ".weight";
             weights_.find(behind) != nullptr)
-            return error{
-                .code = error_code::bad_input,
-                .message = "is there, and config.json has only " + std::to_string(model_.layers) + " layers",
-                .file = weights_.model().root(),
-                .tensor = behind};
+            return error{.code = error_code::bad_input,
+                         .message = "is there, and config.json has only " + std::to_string(model_.layers) +
+                                    " layers" + of_one_model,
+                         .file = weights_.model().root() + "/config.json",
+                         .tensor = behind};
         std::vector<encoder_layer> out;
         for (std::size_t i = 0; i < model_.layers; ++i) {
             auto one = layer(base + std::to_string(i) + ".");
@@ -423,9 +424,10 @@ BITMILL_INLINE result<void> encoder_model::logits(const token_batch& batch, std:
     content& it = *content_;
     return detail::guard(it.facts.path, [&]() -> result<void> {
         if (!it.classes)
-            return error{.code = error_code::unsupported,
-                         .message = "this model has no head that classifies a sequence",
-                         .file = it.facts.path};
+            return error{
+                .code = error_code::unsupported,
+                .message = "this model has no head that classifies a sequence; embed() and hidden() run",
+                .file = it.facts.path};
         const std::size_t hidden = it.facts.hidden_size, labels = it.facts.labels;
         if (auto sound = it.check(batch, batch.lengths.size() * labels, dst); !sound) return sound;
         return it.run_in_parts(batch, [&](const detail::sequence_run& part, const float* states) {

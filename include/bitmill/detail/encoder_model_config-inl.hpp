@@ -107,7 +107,8 @@ public:
 
     result<encoder_description> read() {
         if (config_.empty())
-            return refuse("is missing: it says what the weights are", error_code::unsupported);
+            return refuse("is missing: it says what the weights are; fetch it beside them",
+                          error_code::unsupported);
         encoder_description out;
         if (auto known = find_family(out); !known) return known.error();
         if (auto known = refuse_what_is_not_run(out); !known) return known.error();
@@ -124,7 +125,6 @@ public:
             {keys.intermediate_size, 3072, 1, 1u << 20, &out.intermediate_size},
             {"vocab_size", out.family->default_vocabulary, 1, 1u << 28, &out.vocabulary},
             {"max_position_embeddings", 512, 1, 1u << 24, &out.positions},
-            {"pad_token_id", out.family->default_pad, 0, 1u << 28, &out.pad},
         };
         for (const auto& one : numbers)
             if (auto done = number(one.key, one.otherwise, one.low, one.high, *one.to); !done)
@@ -132,6 +132,7 @@ public:
         if (out.family->default_types != 0)
             if (auto done = number("type_vocab_size", 2, 1, 1u << 16, out.token_types); !done)
                 return done.error();
+        if (auto done = read_pad(out); !done) return done.error();
         out.config.heads = heads;
         if (auto done = check_numbers(out); !done) return done.error();
         if (auto done = read_epsilon(out); !done) return done.error();
@@ -146,7 +147,7 @@ private:
     [[nodiscard]] std::string text(const char* key, std::string otherwise) const {
         const auto found = config_.find(key);
         if (found == config_.end() || found->is_null()) return otherwise;
-        return shown(*found);
+        return found->is_string() ? shortened(found->get<std::string>()) : shown(*found);
     }
 
     result<void> find_family(encoder_description& out) const {
@@ -201,28 +202,38 @@ private:
                         std::size_t& to) const {
         const auto found = config_.find(key);
         const bool absent = found == config_.end() || found->is_null();
+        const std::string range = std::to_string(low) + " to " + std::to_string(high);
         if (!absent && !found->is_number_unsigned())
-            return refuse(std::string(key) + " must be a whole number of 0 or more, not " + shown(*found));
+            return refuse(std::string(key) + " must be a whole number of " + range + ", not " +
+                          shown(*found));
         const std::uint64_t value = absent ? otherwise : found->get<std::uint64_t>();
         if (value < low || value > high)
-            return refuse(std::string(key) + " is " + std::to_string(value) + ", it must be " +
-                          std::to_string(low) + " to " + std::to_string(high));
+            return refuse(std::string(key) + " is " + std::to_string(value) + ", it must be " + range);
         to = static_cast<std::size_t>(value);
         return {};
+    }
+
+    // BERT and DistilBERT only tell an embedding by it that training left alone: null and -1 are as good.
+    result<void> read_pad(encoder_description& out) const {
+        if (!out.family->counts_from_pad) return {};
+        if (const auto found = config_.find("pad_token_id"); found != config_.end() && found->is_null())
+            return refuse("pad_token_id is null, and positions are counted from it: write the tokenizer's");
+        return number("pad_token_id", out.family->default_pad, 0, 1u << 28, out.pad);
     }
 
     result<void> check_numbers(const encoder_description& out) const {
         const auto& [hidden, heads, activation, epsilon] = out.config;
         if (hidden % heads != 0)
             return refuse(std::to_string(heads) + " heads do not divide a hidden size of " +
-                          std::to_string(hidden));
+                          std::to_string(hidden) + "; fetch it again");
         if (hidden / heads > 512)
             return refuse("a head of " + std::to_string(hidden / heads) +
                               " columns is not run by this version; it runs up to 512",
                           error_code::unsupported);
         if (out.family->counts_from_pad && out.positions < out.pad + 2)
             return refuse("max_position_embeddings " + std::to_string(out.positions) +
-                          " leaves no position behind pad_token_id " + std::to_string(out.pad));
+                          " leaves no position behind pad_token_id " + std::to_string(out.pad) +
+                          "; fetch it again");
         return {};
     }
 

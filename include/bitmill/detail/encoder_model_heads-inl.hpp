@@ -81,7 +81,9 @@ private:
     result<void> read_pooling(const std::string& folder) {
         if (folder.size() > 255)
             return error{.code = error_code::bad_input,
-                         .message = "the path of its Pooling module is " + shortened(folder),
+                         .message = "the path of its Pooling module has " + std::to_string(folder.size()) +
+                                    " characters, and may have 255: " + folder.substr(0, 60) +
+                                    "...; write where it lies",
                          .file = root_ + "/modules.json"};
         const std::string name = folder + (folder.empty() ? "" : "/") + "config.json";
         const auto config = read_side_json(root_, name, false);
@@ -90,14 +92,14 @@ private:
             return error{
                 .code = error_code::bad_input, .message = std::move(message), .file = root_ + "/" + name};
         };
-        if (config->is_null()) return refuse("is missing, and modules.json names it");
+        if (config->is_null()) return refuse("is missing, and modules.json names it; fetch it");
         for (const char* key : {"word_embedding_dimension", "embedding_dimension"})
             if (const auto size = config->find(key);
                 size != config->end() && !size->is_null() && *size != hidden_size_)
                 return refuse(std::string(key) + " is " + shown(*size) + ", the model's hidden size " +
-                              std::to_string(hidden_size_));
+                              std::to_string(hidden_size_) + "; fetch the files of one model again");
         const auto modes = modes_of(*config);
-        if (modes.empty()) return refuse("names no pooling mode");
+        if (modes.empty()) return refuse("names no pooling mode; set pooling_mode, for one to \"mean\"");
         std::string all;
         for (const auto& mode : modes) all.append(all.empty() ? "" : ", ").append(mode);
         static constexpr std::pair<std::string_view, bitmill::pooling> table[] = {
@@ -121,7 +123,8 @@ private:
         if (const auto mode = config.find("pooling_mode"); mode != config.end() && !mode->is_null()) {
             if (mode->is_string()) modes.push_back(mode->get<std::string>());
             if (mode->is_array())
-                for (const auto& one : *mode) modes.push_back(shown(one));
+                for (const auto& one : *mode)
+                    modes.push_back(one.is_string() ? one.get<std::string>() : shown(one));
             return modes;
         }
         constexpr std::string_view prefix = "pooling_mode_";
@@ -164,11 +167,11 @@ struct classification_head {
     linear dense;
     activation_function activation;
     linear out;
+    std::string dense_name;
+    std::string out_name;
 
     static result<std::optional<classification_head>> open(model_weights& weights, const std::string& prefix,
                                                            const encoder_description& model, bool as_f16);
-    std::string dense_name;
-    std::string out_name;
     // x: `rows` rows of hidden_size, dst: as many of out.out().
     void run(const float* x, std::size_t rows, float* dst, thread_team& team, const encoder_options& options,
              memory_source memory) const {
@@ -196,12 +199,18 @@ inline result<std::optional<classification_head>> classification_head::open(mode
     const std::size_t labels = last != nullptr && last->shape.size() == 2
                                    ? static_cast<std::size_t>(last->shape[0])
                                    : model.labels.value_or(2);
-    if (labels == 0 || labels != model.labels.value_or(labels))
+    const auto refuse = [&](std::string message) {
         return error{.code = error_code::bad_input,
-                     .message = "has " + std::to_string(labels) + " rows, and config.json names " +
-                                std::to_string(model.labels.value_or(0)) + " labels",
-                     .file = weights.model().root(),
+                     .message = std::move(message) + of_one_model,
+                     .file = weights.model().root() + "/config.json",
                      .tensor = out + ".weight"};
+    };
+    if (labels == 0)
+        return refuse(last != nullptr ? "has 0 rows, and a head that classifies has one for each label"
+                                      : "would have 0 rows: config.json names no label");
+    if (labels != model.labels.value_or(labels))
+        return refuse("has " + std::to_string(labels) + " rows, and config.json names " +
+                      std::to_string(*model.labels) + " labels");
     const std::size_t hidden = model.config.hidden_size;
     auto first = weights.layer(dense, hidden, hidden, as_f16);
     if (!first) return first.error();

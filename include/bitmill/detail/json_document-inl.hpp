@@ -33,11 +33,10 @@ using ordered_json = basic_document<nlohmann::ordered_map>;
     if (text.size() > most) text.replace(most, std::string::npos, "...");
     return text;
 }
-// A text as it is, anything else as JSON.
+// As JSON: a text has its quotes, or "48" would look like a number.
 template <class Json>
 [[nodiscard]] std::string shown(const Json& value) {
-    return shortened(value.is_string() ? value.template get<std::string>()
-                                       : value.dump(-1, ' ', false, Json::error_handler_t::replace));
+    return shortened(value.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 template <class Pointer>

@@ -206,7 +206,10 @@ public:
     [[nodiscard]] std::optional<error> take_failure() { return std::move(failure_); }
 
     // nlohmann's words hold the whole last token, which may be megabytes and is hostile.
-    bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& what) {
+    bool parse_error(std::size_t, const std::string& token, const nlohmann::json::exception& what) {
+        if (what.id == 406)  // out_of_range
+            return fail("the number " + token.substr(0, 64) + (token.size() > 64 ? "..." : "") +
+                        " is too large for a double; correct it");
         std::string_view reason = what.what();
         reason.remove_prefix(std::min(reason.find("syntax error"), reason.size()));
         reason = reason.substr(0, std::min<std::size_t>(reason.find("; last read"), 200));
@@ -256,12 +259,11 @@ result<void> parse_json(json_source& source, Handler& handler, const std::string
     return *failed;
 }
 
-// Accepts any JSON text with the given kind of root.
+// Accepts any JSON text.
 class json_checker : public json_handler {
 public:
     using string_t = nlohmann::json::string_t;
-    json_checker(const json_source& source, unsigned max_depth, bool root_is_array)
-        : json_handler(source, max_depth), root_is_array_(root_is_array) {}
+    using json_handler::json_handler;
 
     bool null() { return true; }
     bool boolean(bool) { return true; }
@@ -271,25 +273,23 @@ public:
     bool string(string_t&) { return true; }
     bool binary(nlohmann::json::binary_t&) { return fail("binary data"); }
     bool key(string_t&) { return true; }
-    bool start_object(std::size_t) {
-        if (depth() == 0 && root_is_array_) return fail("must be a JSON array");
-        return enter();
-    }
-    bool start_array(std::size_t) {
-        if (depth() == 0 && !root_is_array_) return fail("must be a JSON object");
-        return enter();
-    }
+    bool start_object(std::size_t) { return enter(); }
+    bool start_array(std::size_t) { return enter(); }
     bool end_object() { return leave(), true; }
     bool end_array() { return leave(), true; }
-
-private:
-    bool root_is_array_;
 };
 
 inline result<void> check_json(std::string_view text, unsigned max_depth, bool root_is_array,
                                const std::string& file) {
+    // Whatever else stands there the parser would only call no object.
+    const auto begin = text.find_first_not_of(" \t\n\r");
+    if (begin != std::string_view::npos && text[begin] != (root_is_array ? '[' : '{'))
+        return make_error(error_code::bad_input,
+                          std::string("must be a JSON ") +
+                              (root_is_array ? "array, in [ ]" : "object, in { }") + "; write the file anew",
+                          file, {}, begin);
     json_source source(text);
-    json_checker checker(source, max_depth, root_is_array);
+    json_checker checker(source, max_depth);
     return parse_json(source, checker, file);
 }
 

@@ -26,6 +26,9 @@ inline std::string dimensions_text(std::span<const std::uint64_t> shape) {
     return out + "]";
 }
 
+// What to do where config.json and the tensors disagree.
+inline constexpr const char* of_one_model = "; fetch config.json and the weights of one model again";
+
 // Loading is one thread's; afterwards const calls are safe from many threads.
 class model_weights {
 public:
@@ -61,15 +64,16 @@ public:
         const stored_tensor* t = find(name);
         if (t == nullptr)
             return error{.code = error_code::bad_input,
-                         .message = "is missing, and config.json says that the model has it",
+                         .message = std::string("is missing, and config.json says that the model has it") +
+                                    of_one_model,
                          .file = model_.root(),
                          .tensor = name};
         if (!std::equal(t->shape.begin(), t->shape.end(), shape.begin(), shape.end()))
             return refuse(*t, "is " + dimensions_text(t->shape) + ", by config.json it has to be " +
-                                  dimensions_text({shape.begin(), shape.size()}));
+                                  dimensions_text({shape.begin(), shape.size()}) + of_one_model);
         if (!t->coded() && !facts(t->type).weight)
-            return refuse(*t,
-                          "has elements of " + std::string(facts(t->type).name) + ", which are no floats");
+            return refuse(*t, "has elements of " + std::string(facts(t->type).name) +
+                                  ", which are no floats" + of_one_model);
         return t;
     }
 
@@ -80,6 +84,7 @@ public:
         std::vector<float> out(count);
         element_buffer scratch(memory_);
         if (auto done = read(**t, 0, count, dtype::f32, out.data(), scratch); !done) return done.error();
+        if (auto sound = check_finite(**t, 0, dtype::f32, out.data(), count); !sound) return sound.error();
         loaded_bytes_ += count * sizeof(float);
         return out;
     }
@@ -110,6 +115,13 @@ public:
         return {};
     }
 
+    // Of elements [first, first + count) of a tensor, as `type`. NaN would go through every layer and tell nobody where it
+    // came from.
+    result<void> check_finite(const stored_tensor& t, std::uint64_t first, dtype type, const void* values,
+                              std::uint64_t count) const {
+        return check_finite(t.codes, t.coded() ? t.name : std::string(), first, type, values, count);
+    }
+
     void add_loaded(std::uint64_t bytes) { loaded_bytes_ += bytes; }
 
 private:
@@ -134,6 +146,21 @@ private:
         return what;
     }
 
+    // `decoded`: what the values are of, where they do not lie at `at` themselves.
+    result<void> check_finite(checkpoint::location at, const std::string& decoded, std::uint64_t first,
+                              dtype type, const void* values, std::uint64_t count) const {
+        const auto bad = find_cast_obstacle({type, values, 1, static_cast<std::size_t>(count)}, type);
+        if (!bad) return {};
+        const weight_file& file = model_.shard(at.shard);
+        const std::uint64_t element = first + bad->index;
+        return error{.code = error_code::bad_input,
+                     .message = std::string(decoded.empty() ? "is" : "decodes to") +
+                                " NaN or infinity at element " + std::to_string(element) +
+                                ": no result would be a number; fetch or train the model again",
+                     .file = file.file().path(),
+                     .tensor = decoded.empty() ? std::string(file[at.tensor].name) : decoded};
+    }
+
     result<linear> pack(const stored_tensor& t, const float* bias) {
         auto made = t.coded() ? pack_codes(t, bias) : pack_plain(t, bias);
         if (made || made.error().code != error_code::unsupported) return made;
@@ -153,6 +180,7 @@ private:
         const std::uint64_t bytes = t.elements * element_bytes(t.type);
         std::byte* to = grow(raw, bytes);
         if (auto done = fetch(t.codes, 0, to, bytes); !done) return done.error();
+        if (auto sound = check_finite(t, 0, t.type, to, t.elements); !sound) return sound.error();
         linear_source source = source_of(t, row->type);
         source.codes = to;
         return linear::pack(source, bias, memory_);
@@ -202,12 +230,17 @@ private:
             std::pmr::vector<float> out(static_cast<std::size_t>(sizes.scales), memory_);
             decode_nested({reinterpret_cast<const std::uint8_t*>(from), out.size()}, nested.data(),
                           t.nested_offset, out.data());
+            if (auto sound = check_scales(t, out); !sound) return sound.error();
             return out;
         }
         const dtype type = facts(s.type).code_book ? dtype::f32 : s.scale_dtype;
         std::pmr::vector<float> out(static_cast<std::size_t>(sizes.scales / element_bytes(type)), memory_);
         for (std::size_t i = 0; i < out.size(); ++i) out[i] = load_scale(from, type, i);
+        if (auto sound = check_scales(t, out); !sound) return sound.error();
         return out;
+    }
+    result<void> check_scales(const stored_tensor& t, const std::pmr::vector<float>& scales) const {
+        return check_finite(t.scales, {}, 0, dtype::f32, scales.data(), scales.size());
     }
 
     // From its values: f32, or f16 unless one of them overflows.
@@ -231,6 +264,8 @@ private:
                                     " overflows f16");
                 return pack_values(t, bias, dtype::f32);
             }
+        } else if (auto sound = check_finite(t, 0, type, to, t.elements); !sound) {
+            return sound.error();
         }
         linear_source source = source_of(t, type == dtype::f16 ? scheme_type::f16 : scheme_type::f32);
         source.codes = to;
@@ -271,7 +306,9 @@ public:
         if (rows * cols * sizeof(float) > loaded_limit) return made;
         element_buffer scratch(weights.memory());
         made.values_.resize(rows * cols);
-        auto done = weights.read(**t, 0, rows * cols, dtype::f32, made.values_.data(), scratch);
+        float* const values = made.values_.data();
+        auto done = weights.read(**t, 0, rows * cols, dtype::f32, values, scratch);
+        if (done) done = weights.check_finite(**t, 0, dtype::f32, values, rows * cols);
         if (!done) return done.error();
         weights.add_loaded(made.values_.size() * sizeof(float));
         return made;
@@ -281,6 +318,7 @@ public:
     result<const float*> row(std::size_t index, float* room, element_buffer& scratch) const {
         if (!values_.empty()) return values_.data() + index * cols_;
         auto done = weights_->read(*tensor_, index * cols_, cols_, dtype::f32, room, scratch);
+        if (done) done = weights_->check_finite(*tensor_, index * cols_, dtype::f32, room, cols_);
         if (!done) return done.error();
         return room;
     }

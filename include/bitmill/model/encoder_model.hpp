@@ -70,7 +70,7 @@ struct model_facts {
 class encoder_model {
 public:
     // Errors: those of checkpoint::open and read_stored; unsupported names what this version cannot run; bad_input where
-    // config.json and the tensors disagree (names file and tensor).
+    // config.json and the tensors disagree, or one holds NaN or infinity (names file, tensor and element).
     [[nodiscard]] static result<encoder_model> open(const std::string& path, const model_options& = {});
 
     encoder_model(encoder_model&&) noexcept;
@@ -80,7 +80,7 @@ public:
     [[nodiscard]] const model_facts& facts() const noexcept;
 
     // Errors of all three: invalid_argument for a batch that does not fit together, an empty sequence, one longer than
-    // max_tokens, an id or a type outside of the model's; io, bad_input where a row of the embeddings cannot be read.
+    // max_tokens, an id or a type outside of the model's; io, bad_input where a row of the embeddings cannot be read or holds NaN.
     // dst: [lengths.size(), embedding_size].
     [[nodiscard]] result<void> embed(const token_batch&, std::span<float> dst) const;
     // dst: [ids.size(), hidden_size], the tokens of the batch in order.
