@@ -72,11 +72,12 @@ struct few_rows_of {
         const float* x = c.x + row * w.depth;  // a block of its own: [k][R]
         alignas(64) float sums[R * panels * panel_columns];
         repeat<R * panels>([&](auto at) BITMILL_FLAT { store(spread<Arch>(0), sums + at * panel_columns); });
-        for (std::size_t first = 0; first < w.depth; first += w.run) {
-            const std::size_t count = w.depth - first < w.run ? w.depth - first : w.run;
+        const std::size_t bytes = panel_bytes(Type, w.depth);
+        for (typename layers::run_of_weights run(w); run.first < w.depth; run.next(w)) {
+            const std::size_t first = run.first, count = run.count;
             const std::uint8_t *src[panels], *rest[panels];
             repeat<panels>([&](auto i) BITMILL_FLAT {
-                const std::size_t offset = layers::code_offset(w, {panel + i, first, count});
+                const std::size_t offset = (panel + i) * bytes + first / step * 64;
                 src[i] = w.codes + offset;
                 rest[i] = Type == panel_type::planes ? w.rest + offset : src[i];  // not read
             });
@@ -100,7 +101,7 @@ struct few_rows_of {
             for (; k + step <= count; k += step) go(k, std::true_type());
             if (k < count) go(k, std::false_type());
             repeat<R * panels>([&](auto at) BITMILL_FLAT {
-                const std::size_t index = layers::scale_index(w, {panel + at % panels, first, count});
+                const std::size_t index = run.scales_of(panel + at % panels);
                 float* sum = sums + at * panel_columns;
                 store(fused(t[at], load<Arch>(w.scales + index), load<Arch>(sum)), sum);
             });

@@ -202,12 +202,14 @@ BITMILL_FLATTEN void split_codes(const xsimd::batch<std::int32_t, xsimd::avx2>& 
     high = _mm256_shuffle_epi8(four, second);
 }
 
-// Codes of 0 to 15: 2 * 15 * 127 = 3810, so eight steps fit 16 bits before they are widened.
+// Codes of 0 to 15: a product of two is at most 2 * 15 * 127 = 3810, which does not saturate. Taken less 8 they are at
+// most 8, so sums of sixteen steps, 16 * 2 * 8 * 127 = 32512, fit 16 bits; since additions wrap around it does not matter
+// that they begin with all that is to be taken away.
 template <>
 struct dot_small<xsimd::avx2> {
     using x_element = std::int8_t;
-    static constexpr std::size_t rows = 6, panels = 1, flush = 8, few_rows = 0;
-    static constexpr int offset = 0;
+    static constexpr std::size_t rows = 6, panels = 1, flush = 16, few_rows = 0;
+    static constexpr int offset = 8;
     using weights = avx2_codes;
     struct part {
         shorts_256 v[2];
@@ -218,9 +220,8 @@ struct dot_small<xsimd::avx2> {
     }
     static BITMILL_FLATTEN __m256i spread_x(const std::int8_t* x) { return _mm256_set1_epi32(four_bytes(x)); }
     static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
-    static BITMILL_FLATTEN void start(part& s, const weights& w, __m256i x) {
-        s.v[0] = reinterpret_cast<shorts_256>(_mm256_maddubs_epi16(w.v[0], x));
-        s.v[1] = reinterpret_cast<shorts_256>(_mm256_maddubs_epi16(w.v[1], x));
+    static BITMILL_FLATTEN void begin(part& s, std::int32_t centre) {
+        s.v[0] = s.v[1] = reinterpret_cast<shorts_256>(_mm256_set1_epi32(centre));
     }
     static BITMILL_FLATTEN void add(shorts_256& s, __m256i w, __m256i x) {
         __m256i product;
@@ -333,8 +334,8 @@ struct dot_wide<xsimd::avx512bw> {
 template <>
 struct dot_small<xsimd::avx512bw> {
     using x_element = std::int8_t;
-    static constexpr std::size_t rows = 12, panels = 1, flush = 8, few_rows = 2;
-    static constexpr int offset = 0;
+    static constexpr std::size_t rows = 12, panels = 1, flush = 16, few_rows = 2;
+    static constexpr int offset = 8;
     using weights = __m512i;
     struct part {
         shorts_512 v;
@@ -345,8 +346,8 @@ struct dot_small<xsimd::avx512bw> {
     static BITMILL_FLATTEN weights load(const std::uint8_t* src) { return _mm512_loadu_si512(src); }
     static BITMILL_FLATTEN __m512i spread_x(const std::int8_t* x) { return _mm512_set1_epi32(four_bytes(x)); }
     static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
-    static BITMILL_FLATTEN void start(part& s, const weights& w, __m512i x) {
-        s.v = reinterpret_cast<shorts_512>(_mm512_maddubs_epi16(w, x));
+    static BITMILL_FLATTEN void begin(part& s, std::int32_t centre) {
+        s.v = reinterpret_cast<shorts_512>(_mm512_set1_epi32(centre));
     }
     static BITMILL_FLATTEN void step(part& s, const weights& w, __m512i x) {
         __m512i product;

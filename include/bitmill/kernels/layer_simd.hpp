@@ -41,7 +41,10 @@ struct layers_of {
         }
         [[nodiscard]] BITMILL_FLATTEN std::uint32_t absmax_bits() const {
             typename p::absmax most;
-            for_each_16([&](std::size_t i) BITMILL_FLAT { most.add(at(i)); });
+            for_each_16([&](std::size_t i) BITMILL_FLAT {
+                __builtin_prefetch(src + i + 2 * activation_group);
+                most.add(at(i));
+            });
             return most.bits();
         }
         // The codes, 0 up to the next multiple of 16, and their sums.
@@ -186,27 +189,46 @@ struct layers_of {
         }
     }
 
-    struct run_of_panel {
-        std::size_t panel;
-        std::size_t first;  // k
+    // Goes over the runs of the weights without a division: of 128 k there are so few multiplications that five of them
+    // were seen.
+    struct run_of_weights {
+        std::size_t first = 0;  // k
         std::size_t count;
+        std::size_t index = 0;
+        std::size_t group = 0;  // of scales
+        std::size_t groups;
+        std::size_t group_end;
+
+        BITMILL_FLATTEN explicit run_of_weights(const panels& w)
+            : count(w.run < w.depth ? w.run : w.depth), groups(w.scale_groups()),
+              group_end(w.scale_group == 0 ? w.depth : w.scale_group) {}
+        BITMILL_FLATTEN void next(const panels& w) {
+            ++index;
+            first += w.run;
+            count = w.depth - first < w.run ? w.depth - first : w.run;
+            if (first != group_end) return;
+            ++group;
+            group_end += w.scale_group;
+        }
+        // Of a panel's scales and zeros.
+        [[nodiscard]] BITMILL_FLATTEN std::size_t scales_of(std::size_t panel) const {
+            return (panel * groups + group) * panel_columns;
+        }
     };
 
-    [[nodiscard]] static BITMILL_FLATTEN std::size_t scale_index(const panels& w, const run_of_panel& at) {
-        const std::size_t group = w.scale_group == 0 ? 0 : at.first / w.scale_group;
-        return (at.panel * w.scale_groups() + group) * panel_columns;
-    }
-    [[nodiscard]] static BITMILL_FLATTEN std::size_t code_offset(const panels& w, const run_of_panel& at) {
+    [[nodiscard]] static BITMILL_FLATTEN std::size_t code_offset(const panels& w, const run_of_weights& run,
+                                                                 std::size_t panel) {
         const auto facts = kernels::facts(w.type);
-        return at.panel * panel_bytes(w.type, w.depth) + at.first / facts.step * facts.step_bytes;
+        return panel * panel_bytes(w.type, w.depth) + run.first / facts.step * facts.step_bytes;
     }
 
     // Codes of a run, four k by four; room: 16 * 128 elements.
     template <class Element>
-    static const std::uint8_t* codes_of(const panels& w, const run_of_panel& at, std::uint8_t* room) {
-        const std::size_t offset = code_offset(w, at);
+    static const std::uint8_t* codes_of(const panels& w, const run_of_weights& run, std::size_t panel,
+                                        std::uint8_t* room) {
+        const std::size_t offset = code_offset(w, run, panel);
         const std::size_t step = facts(w.type).step;
-        const std::size_t steps = (at.count + step - 1) / step;
+        const std::size_t steps = (run.count + step - 1) / step;
         const std::uint8_t* src = w.codes + offset;
         switch (w.type) {
             case panel_type::u4:
@@ -223,17 +245,18 @@ struct layers_of {
     }
 
     // Values of a run less their scales, [k][16]; room: 64 * 128 bytes.
-    static const float* values_of(const panels& w, const run_of_panel& at, float* room) {
-        const std::uint8_t* raw = w.codes + code_offset(w, at);
+    static const float* values_of(const panels& w, const run_of_weights& run, std::size_t panel,
+                                  float* room) {
+        const std::uint8_t* raw = w.codes + code_offset(w, run, panel);
         if (w.type == panel_type::f32) return reinterpret_cast<const float*>(raw);
         if (w.type == panel_type::f16 || w.type == panel_type::bf16) {
             const auto* half = reinterpret_cast<const std::uint16_t*>(raw);
             const auto widen = w.type == panel_type::f16 ? p::widen_f16 : p::widen_bf16;
-            widen(half, at.count * panel_columns, room);
+            widen(half, run.count * panel_columns, room);
             return room;
         }
         alignas(64) std::uint8_t widened[activation_group * panel_columns];
-        const std::uint8_t* codes = codes_of<std::uint8_t>(w, at, widened);
+        const std::uint8_t* codes = codes_of<std::uint8_t>(w, run, panel, widened);
         if (w.type == panel_type::book) {
             const typename p::book book(*w.book);
             const auto value = [&](const lanes& index) BITMILL_FLAT {
@@ -241,14 +264,14 @@ struct layers_of {
                 p::store_bytes(p::to_bytes(index), bytes);
                 return book.values(bytes);
             };
-            for (std::size_t k = 0; k < at.count; k += 4)
+            for (std::size_t k = 0; k < run.count; k += 4)
                 floats_of_codes(codes + 16 * k, room + 16 * k, value);
             return room;
         }
         const lanes zero =
-            w.zeros != nullptr ? load<Arch>(w.zeros + scale_index(w, at)) : spread<Arch>(w.zero);
+            w.zeros != nullptr ? load<Arch>(w.zeros + run.scales_of(panel)) : spread<Arch>(w.zero);
         const auto less_zero = [&](const lanes& code) BITMILL_FLAT { return code - zero; };
-        for (std::size_t k = 0; k < at.count; k += 4) {
+        for (std::size_t k = 0; k < run.count; k += 4) {
             if (w.type == panel_type::u8) __builtin_prefetch(codes + 16 * k + read_ahead);
             floats_of_codes(codes + 16 * k, room + 16 * k, less_zero);
         }
@@ -256,8 +279,8 @@ struct layers_of {
     }
 
     // --- tiles ---------------------------------------------------------------------------------------------------
-    // sum += R rows of x times P panels, over steps of four k; Start: sum =, of one step.
-    template <class Dot, std::size_t R, std::size_t P, bool Start, class Sum>
+    // sum += R rows of x times P panels, over steps of four k.
+    template <class Dot, std::size_t R, std::size_t P, class Sum>
     static BITMILL_FLATTEN void dot_steps(const typename Dot::x_element* x, std::size_t width,
                                           const std::uint8_t* const* w, std::size_t begin, std::size_t end,
                                           Sum (&sum)[R * P]) {
@@ -273,33 +296,34 @@ struct layers_of {
                 });
                 repeat<R>([&](auto r) BITMILL_FLAT {
                     const auto one = Dot::spread_x(at + 4 * r + 4 / parts * part);
-                    repeat<P>([&](auto i) BITMILL_FLAT {
-                        if constexpr (Start)
-                            Dot::start(sum[r * P + i], column[i], one);
-                        else
-                            Dot::step(sum[r * P + i], column[i], one);
-                    });
+                    repeat<P>([&](auto i) BITMILL_FLAT { Dot::step(sum[r * P + i], column[i], one); });
                 });
             });
         }
     }
 
-    // R rows of x times P panels; sums in 32 bits.
+    // R rows of x times P panels; sums in 32 bits. centres: [flush][width], of the tile's rows.
     template <class Dot, std::size_t R, std::size_t P>
     static BITMILL_FLATTEN void dot_tile(const typename Dot::x_element* x, std::size_t width,
                                          const std::uint8_t* const* w, std::size_t steps,
-                                         typename Dot::sum (&sum)[R * P]) {
-        repeat<R * P>([&](auto i) BITMILL_FLAT { Dot::clear(sum[i]); });
+                                         const std::int32_t* centres, typename Dot::sum (&sum)[R * P]) {
         if constexpr (Dot::flush == 0) {
-            dot_steps<Dot, R, P, false>(x, width, w, 0, steps, sum);
+            repeat<R * P>([&](auto i) BITMILL_FLAT { Dot::clear(sum[i]); });
+            dot_steps<Dot, R, P>(x, width, w, 0, steps, sum);
         } else {
-            for (std::size_t s = 0; s < steps; s += Dot::flush) {
+            const auto flush = [&](std::size_t s, auto first) BITMILL_FLAT {
                 typename Dot::part part[R * P];
+                repeat<R * P>([&](auto i) BITMILL_FLAT { Dot::begin(part[i], centres[i / P]); });
                 const std::size_t end = s + Dot::flush < steps ? s + Dot::flush : steps;
-                dot_steps<Dot, R, P, true>(x, width, w, s, s + 1, part);
-                dot_steps<Dot, R, P, false>(x, width, w, s + 1, end, part);
-                repeat<R * P>([&](auto i) BITMILL_FLAT { Dot::widen(sum[i], part[i]); });
-            }
+                dot_steps<Dot, R, P>(x, width, w, s, end, part);
+                repeat<R * P>([&](auto i) BITMILL_FLAT {
+                    if constexpr (first) Dot::clear(sum[i]);
+                    Dot::widen(sum[i], part[i]);
+                });
+                centres += width;
+            };
+            flush(0, std::true_type());
+            for (std::size_t s = Dot::flush; s < steps; s += Dot::flush) flush(s, std::false_type());
         }
     }
 
@@ -396,19 +420,17 @@ struct layers_of {
             repeat<R * P>([&](auto at) BITMILL_FLAT { store(spread<Arch>(0), sums + at * panel_columns); });
             const std::size_t in_block = row % row_block;
             const float* x = c.x + (span.begin + row - in_block) * w.depth + in_block;
-            for (std::size_t first = 0; first < w.depth; first += w.run, x += w.run * width) {
-                const std::size_t count = w.depth - first < w.run ? w.depth - first : w.run;
+            for (run_of_weights run(w); run.first < w.depth; run.next(w), x += w.run * width) {
                 const float* values[P];
                 lanes scale[P];
                 repeat<P>([&](auto i) BITMILL_FLAT {
-                    const run_of_panel at{panel + i, first, count};
-                    auto* mine = reinterpret_cast<float*>(room.template at<P>(first / w.run, i));
-                    values[i] = row == 0 || direct ? values_of(w, at, mine) : mine;
-                    scale[i] =
-                        w.scales != nullptr ? load<Arch>(w.scales + scale_index(w, at)) : spread<Arch>(1);
+                    auto* mine = reinterpret_cast<float*>(room.template at<P>(run.index, i));
+                    values[i] = row == 0 || direct ? values_of(w, run, panel + i, mine) : mine;
+                    scale[i] = w.scales != nullptr ? load<Arch>(w.scales + run.scales_of(panel + i))
+                                                   : spread<Arch>(1);
                 });
                 lanes t[R * P];
-                float_tile<Arch, R, P>(x, width, values, count, t);
+                float_tile<Arch, R, P>(x, width, values, run.count, t);
                 repeat<R * P>([&](auto at) BITMILL_FLAT {
                     float* sum = sums + at * panel_columns;
                     store(fused(t[at], scale[at % P], load<Arch>(sum)), sum);
@@ -442,7 +464,38 @@ struct layers_of {
         std::size_t padded;
         std::int32_t* starts;  // [row][run]: - zero * sum of the codes; with zeros: that sum
         std::size_t runs;
+        std::int32_t* centres;  // of Dot::flush: block after block, [flush][width]
+        std::size_t flushes;
     };
+
+    // How many k a sum of 16 bits goes over.
+    template <class Dot>
+    [[nodiscard]] static std::size_t flush_depth(const panels& w) {
+        return w.run < 4 * Dot::flush ? w.run : 4 * Dot::flush;
+    }
+
+    // Where the sums of 16 bits of a block begin: the middle of the weights' codes times the codes of x, two of the four
+    // in each half of 32 bits.
+    template <class Dot>
+    static void find_centres(const std::int8_t* x, std::size_t width, std::size_t depth, std::size_t flush,
+                             std::int32_t* dst) {
+        using shorts = std::int16_t __attribute__((vector_size(16)));
+        for (std::size_t first = 0; first < depth; first += flush, dst += width) {
+            const std::size_t end = first + flush < depth ? first + flush : depth;
+            for (std::size_t m = 0; m < width; m += 4) {
+                const std::size_t bytes = width - m < 4 ? 4 * (width - m) : 16;
+                shorts sum{};
+                for (std::size_t k = first; k < end; k += 4) {
+                    shorts two{};
+                    const std::int8_t* from = x + k * width + 4 * m;
+                    bytes == 16 ? __builtin_memcpy(&two, from, 16) : __builtin_memcpy(&two, from, bytes);
+                    sum += ((two << 8) >> 8) + (two >> 8);
+                }
+                sum *= -Dot::offset;
+                bytes == 16 ? __builtin_memcpy(dst + m, &sum, 16) : __builtin_memcpy(dst + m, &sum, bytes);
+            }
+        }
+    }
 
     template <class Dot>
     static staged_rows<Dot> stage(const linear_call& c, const span_of_rows& span, std::byte*& scratch) {
@@ -468,6 +521,16 @@ struct layers_of {
             out.x = wide;
         }
         out.starts = reinterpret_cast<std::int32_t*>(take(scratch, span.count * out.runs * 4));
+        if constexpr (Dot::flush != 0) {
+            const std::size_t depth = flush_depth<Dot>(w);
+            out.flushes = (w.depth + depth - 1) / depth;
+            out.centres = reinterpret_cast<std::int32_t*>(take(scratch, span.count * out.flushes * 4));
+            for (std::size_t block = 0; block < span.count; block += row_block) {
+                const std::size_t left = span.count - block;
+                find_centres<Dot>(codes + block * out.padded, left < row_block ? left : row_block, w.depth, depth,
+                                  out.centres + block * out.flushes);
+            }
+        }
         const std::size_t summed = (w.depth + sum_group - 1) / sum_group;
         const std::size_t each = w.run / sum_group;
         const std::int32_t factor = w.zeros != nullptr ? 1 : Dot::offset - static_cast<std::int32_t>(w.zero);
@@ -500,27 +563,32 @@ struct layers_of {
             const auto* x = rows.x + (row - in_block) * rows.padded + 4 * in_block;
             const float* x_scales = c.quantized.scales + (span.begin + row) * groups;
             const std::int32_t* starts = rows.starts + row * rows.runs;
-            for (std::size_t first = 0; first < w.depth; first += w.run, x += w.run * width, ++starts) {
-                const std::size_t count = w.depth - first < w.run ? w.depth - first : w.run;
+            const std::int32_t* centres = nullptr;
+            std::size_t centre_step = 0;
+            if constexpr (Dot::flush != 0) {
+                centres = rows.centres + (row - in_block) * rows.flushes + in_block;
+                centre_step = w.run / flush_depth<Dot>(w) * width;
+            }
+            for (run_of_weights run(w); run.first < w.depth;
+                 run.next(w), x += w.run * width, ++starts, centres += centre_step) {
                 const std::uint8_t* codes[P];
                 lanes scale[P];
                 lanes zero[P];
                 repeat<P>([&](auto i) BITMILL_FLAT {
-                    const run_of_panel at{panel + i, first, count};
-                    auto* mine = reinterpret_cast<std::uint8_t*>(room.template at<P>(first / w.run, i));
+                    auto* mine = reinterpret_cast<std::uint8_t*>(room.template at<P>(run.index, i));
                     if (direct)
-                        codes[i] = direct_codes + i * direct_bytes + first * panel_columns;
+                        codes[i] = direct_codes + i * direct_bytes + run.first * panel_columns;
                     else
-                        codes[i] = row == 0 ? codes_of<element>(w, at, mine) : mine;
-                    const std::size_t index = scale_index(w, at);
+                        codes[i] = row == 0 ? codes_of<element>(w, run, panel + i, mine) : mine;
+                    const std::size_t index = run.scales_of(panel + i);
                     scale[i] = load<Arch>(w.scales + index);
                     zero[i] = spread<Arch>(0);
                     if constexpr (Zeros)
                         zero[i] = load<Arch>(w.zeros + index) - spread<Arch>(static_cast<float>(Dot::offset));
                 });
                 typename Dot::sum sum[R * P];
-                dot_tile<Dot, R, P>(x, width, codes, (count + 3) / 4, sum);
-                const float* scale_of_x = x_scales + first / activation_group;
+                dot_tile<Dot, R, P>(x, width, codes, (run.count + 3) / 4, centres, sum);
+                const float* scale_of_x = x_scales + run.first / activation_group;
                 repeat<R * P>([&](auto at) BITMILL_FLAT {
                     constexpr std::size_t r = at / P;
                     constexpr std::size_t i = at % P;

@@ -19,8 +19,9 @@ inline constexpr std::size_t read_ahead = 2048;  // bytes
 BITMILL_FLATTEN void turn_four(const void* src, std::size_t src_stride, void* dst, std::size_t dst_stride) {
     using four = std::int32_t __attribute__((vector_size(16)));
     four row[4];
-    for (std::size_t i = 0; i < 4; ++i)
+    repeat<4>([&](auto i) BITMILL_FLAT {
         __builtin_memcpy(&row[i], static_cast<const std::byte*>(src) + i * src_stride, 16);
+    });
     const four low[2] = {__builtin_shufflevector(row[0], row[1], 0, 4, 1, 5),
                          __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5)};
     const four high[2] = {__builtin_shufflevector(row[0], row[1], 2, 6, 3, 7),
@@ -29,8 +30,9 @@ BITMILL_FLATTEN void turn_four(const void* src, std::size_t src_stride, void* ds
                             __builtin_shufflevector(low[0], low[1], 2, 3, 6, 7),
                             __builtin_shufflevector(high[0], high[1], 0, 1, 4, 5),
                             __builtin_shufflevector(high[0], high[1], 2, 3, 6, 7)};
-    for (std::size_t i = 0; i < 4; ++i)
+    repeat<4>([&](auto i) BITMILL_FLAT {
         __builtin_memcpy(static_cast<std::byte*>(dst) + i * dst_stride, &turned[i], 16);
+    });
 }
 
 inline void pack_rows(const float* src, std::size_t stride, std::size_t rows, std::size_t depth, float* dst) {
