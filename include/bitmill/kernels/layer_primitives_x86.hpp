@@ -119,17 +119,11 @@ struct avx2_codes {
 struct avx2_sums {
     ints_256 v[2];
 };
-BITMILL_FLATTEN f32x16<xsimd::avx2> avx2_lanes(const avx2_sums& s, std::int32_t start) {
-    const ints_256 begin = reinterpret_cast<ints_256>(_mm256_set1_epi32(start));
-    return {{_mm256_cvtepi32_ps(reinterpret_cast<__m256i>(s.v[0] + begin)),
-             _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(s.v[1] + begin))}};
-}
 
-#if defined(__AVXVNNI__) || (defined(__AVX512VNNI__) && defined(__AVX512VL__))
-
-template <>
-struct dot_wide<xsimd::avx2> {
-    using x_element = std::int8_t;
+// What the dot products of AVX2 share. `add` is of one vector.
+template <class Dot, class Element>
+struct avx2_dot {
+    using x_element = Element;
     static constexpr std::size_t rows = 6, panels = 1, flush = 0, few_rows = 0;
     static constexpr int offset = 0;
     using weights = avx2_codes;
@@ -137,21 +131,30 @@ struct dot_wide<xsimd::avx2> {
     static BITMILL_FLATTEN weights load(const std::uint8_t* src) {
         return {{load_256(src), load_256(src + 32)}};
     }
-    static BITMILL_FLATTEN __m256i spread_x(const std::int8_t* x) { return _mm256_set1_epi32(four_bytes(x)); }
+    static BITMILL_FLATTEN __m256i spread_x(const Element* x) { return _mm256_set1_epi32(four_bytes(x)); }
     static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
-    static BITMILL_FLATTEN ints_256 dot(ints_256 s, __m256i w, __m256i x) {
-#if defined(__AVXVNNI__)
-        return reinterpret_cast<ints_256>(_mm256_dpbusd_avx_epi32(reinterpret_cast<__m256i>(s), w, x));
-#else
-        return reinterpret_cast<ints_256>(_mm256_dpbusd_epi32(reinterpret_cast<__m256i>(s), w, x));
-#endif
-    }
-    static BITMILL_FLATTEN void step(sum& s, const weights& w, __m256i x) {
-        s.v[0] = dot(s.v[0], w.v[0], x);
-        s.v[1] = dot(s.v[1], w.v[1], x);
+    template <class Sum>
+    static BITMILL_FLATTEN void step(Sum& s, const weights& w, __m256i x) {
+        Dot::add(s.v[0], w.v[0], x);
+        Dot::add(s.v[1], w.v[1], x);
     }
     static BITMILL_FLATTEN f32x16<xsimd::avx2> lanes(const sum& s, std::int32_t start) {
-        return avx2_lanes(s, start);
+        const ints_256 begin = reinterpret_cast<ints_256>(_mm256_set1_epi32(start));
+        return {{_mm256_cvtepi32_ps(reinterpret_cast<__m256i>(s.v[0] + begin)),
+                 _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(s.v[1] + begin))}};
+    }
+};
+
+#if defined(__AVXVNNI__) || (defined(__AVX512VNNI__) && defined(__AVX512VL__))
+
+template <>
+struct dot_wide<xsimd::avx2> : avx2_dot<dot_wide<xsimd::avx2>, std::int8_t> {
+    static BITMILL_FLATTEN void add(ints_256& s, __m256i w, __m256i x) {
+#if defined(__AVXVNNI__)
+        s = reinterpret_cast<ints_256>(_mm256_dpbusd_avx_epi32(reinterpret_cast<__m256i>(s), w, x));
+#else
+        s = reinterpret_cast<ints_256>(_mm256_dpbusd_epi32(reinterpret_cast<__m256i>(s), w, x));
+#endif
     }
 };
 template <>
@@ -163,31 +166,12 @@ struct dot_small<xsimd::avx2> : dot_wide<xsimd::avx2> {};
 // rate of the multiplier. In assembly, since GCC 12 gathers products of several steps, more than there are registers for,
 // and reads the weights again for every row.
 template <>
-struct dot_wide<xsimd::avx2> {
-    using x_element = std::int16_t;
-    static constexpr std::size_t rows = 6, panels = 1, flush = 0, few_rows = 0;
-    static constexpr int offset = 0;
-    using weights = avx2_codes;
-    using sum = avx2_sums;
-    static BITMILL_FLATTEN weights load(const std::uint8_t* src) {
-        return {{load_256(src), load_256(src + 32)}};
-    }
-    static BITMILL_FLATTEN __m256i spread_x(const std::int16_t* x) {
-        return _mm256_set1_epi32(four_bytes(x));
-    }
-    static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
+struct dot_wide<xsimd::avx2> : avx2_dot<dot_wide<xsimd::avx2>, std::int16_t> {
     static BITMILL_FLATTEN void add(ints_256& s, __m256i w, __m256i x) {
         __m256i product;
         __asm__("vpmaddwd %[x], %[w], %[product]\n\tvpaddd %[product], %[s], %[s]"
                 : [s] "+x"(s), [product] "=&x"(product)
                 : [w] "x"(w), [x] "x"(x));
-    }
-    static BITMILL_FLATTEN void step(sum& s, const weights& w, __m256i x) {
-        add(s.v[0], w.v[0], x);
-        add(s.v[1], w.v[1], x);
-    }
-    static BITMILL_FLATTEN f32x16<xsimd::avx2> lanes(const sum& s, std::int32_t start) {
-        return avx2_lanes(s, start);
     }
 };
 
@@ -206,20 +190,12 @@ BITMILL_FLATTEN void split_codes(const xsimd::batch<std::int32_t, xsimd::avx2>& 
 // most 8, so sums of sixteen steps, 16 * 2 * 8 * 127 = 32512, fit 16 bits; since additions wrap around it does not matter
 // that they begin with all that is to be taken away.
 template <>
-struct dot_small<xsimd::avx2> {
-    using x_element = std::int8_t;
-    static constexpr std::size_t rows = 6, panels = 1, flush = 16, few_rows = 0;
+struct dot_small<xsimd::avx2> : avx2_dot<dot_small<xsimd::avx2>, std::int8_t> {
+    static constexpr std::size_t flush = 16;
     static constexpr int offset = 8;
-    using weights = avx2_codes;
     struct part {
         shorts_256 v[2];
     };
-    using sum = avx2_sums;
-    static BITMILL_FLATTEN weights load(const std::uint8_t* src) {
-        return {{load_256(src), load_256(src + 32)}};
-    }
-    static BITMILL_FLATTEN __m256i spread_x(const std::int8_t* x) { return _mm256_set1_epi32(four_bytes(x)); }
-    static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
     static BITMILL_FLATTEN void begin(part& s, std::int32_t centre) {
         s.v[0] = s.v[1] = reinterpret_cast<shorts_256>(_mm256_set1_epi32(centre));
     }
@@ -229,10 +205,6 @@ struct dot_small<xsimd::avx2> {
                 : [s] "+x"(s), [product] "=&x"(product)
                 : [w] "x"(w), [x] "x"(x));
     }
-    static BITMILL_FLATTEN void step(part& s, const weights& w, __m256i x) {
-        add(s.v[0], w.v[0], x);
-        add(s.v[1], w.v[1], x);
-    }
     static BITMILL_FLATTEN ints_256 pairs(shorts_256 x) {
         return reinterpret_cast<ints_256>(
             _mm256_madd_epi16(reinterpret_cast<__m256i>(x), _mm256_set1_epi16(1)));
@@ -240,9 +212,6 @@ struct dot_small<xsimd::avx2> {
     static BITMILL_FLATTEN void widen(sum& s, const part& p) {
         s.v[0] += pairs(p.v[0]);
         s.v[1] += pairs(p.v[1]);
-    }
-    static BITMILL_FLATTEN f32x16<xsimd::avx2> lanes(const sum& s, std::int32_t start) {
-        return avx2_lanes(s, start);
     }
 };
 
@@ -266,27 +235,27 @@ struct float_tile_size<xsimd::avx512bw> {
 // Of ints rather than __m512i, which is of long longs: between the two GCC 12 copies every sum at every step.
 using ints_512 = int __attribute__((vector_size(64)));
 
-BITMILL_FLATTEN f32x16<xsimd::avx512bw> avx512_lanes(__m512i s, std::int32_t start) {
-    return {{_mm512_cvtepi32_ps(_mm512_add_epi32(s, _mm512_set1_epi32(start)))}};
-}
-
-#if defined(__AVX512VNNI__)
-
-template <>
-struct dot_wide<xsimd::avx512bw> {
-    using x_element = std::int8_t;
+template <class Element>
+struct avx512_dot {
+    using x_element = Element;
     static constexpr std::size_t rows = 12, panels = 2, flush = 0, few_rows = 2;
     static constexpr int offset = 0;
     using weights = __m512i;
     using sum = ints_512;
     static BITMILL_FLATTEN weights load(const std::uint8_t* src) { return _mm512_loadu_si512(src); }
-    static BITMILL_FLATTEN __m512i spread_x(const std::int8_t* x) { return _mm512_set1_epi32(four_bytes(x)); }
+    static BITMILL_FLATTEN __m512i spread_x(const Element* x) { return _mm512_set1_epi32(four_bytes(x)); }
     static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
+    static BITMILL_FLATTEN f32x16<xsimd::avx512bw> lanes(const sum& s, std::int32_t start) {
+        return {{_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(s + start))}};
+    }
+};
+
+#if defined(__AVX512VNNI__)
+
+template <>
+struct dot_wide<xsimd::avx512bw> : avx512_dot<std::int8_t> {
     static BITMILL_FLATTEN void step(sum& s, const weights& w, __m512i x) {
         s = reinterpret_cast<sum>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(s), w, x));
-    }
-    static BITMILL_FLATTEN f32x16<xsimd::avx512bw> lanes(const sum& s, std::int32_t start) {
-        return avx512_lanes(reinterpret_cast<__m512i>(s), start);
     }
 };
 template <>
@@ -309,43 +278,22 @@ BITMILL_FLATTEN void split_codes(const xsimd::batch<std::int32_t, xsimd::avx512b
 using shorts_512 = short __attribute__((vector_size(64)));
 
 template <>
-struct dot_wide<xsimd::avx512bw> {
-    using x_element = std::int16_t;
-    static constexpr std::size_t rows = 12, panels = 2, flush = 0, few_rows = 2;
-    static constexpr int offset = 0;
-    using weights = __m512i;
-    using sum = ints_512;
-    static BITMILL_FLATTEN weights load(const std::uint8_t* src) { return _mm512_loadu_si512(src); }
-    static BITMILL_FLATTEN __m512i spread_x(const std::int16_t* x) {
-        return _mm512_set1_epi32(four_bytes(x));
-    }
-    static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
+struct dot_wide<xsimd::avx512bw> : avx512_dot<std::int16_t> {
     static BITMILL_FLATTEN void step(sum& s, const weights& w, __m512i x) {
         __m512i product;
         __asm__("vpmaddwd %[x], %[w], %[product]\n\tvpaddd %[product], %[s], %[s]"
                 : [s] "+v"(s), [product] "=&v"(product)
                 : [w] "v"(w), [x] "v"(x));
     }
-    static BITMILL_FLATTEN f32x16<xsimd::avx512bw> lanes(const sum& s, std::int32_t start) {
-        return avx512_lanes(reinterpret_cast<__m512i>(s), start);
-    }
 };
 
 template <>
-struct dot_small<xsimd::avx512bw> {
-    using x_element = std::int8_t;
-    static constexpr std::size_t rows = 12, panels = 1, flush = 16, few_rows = 2;
+struct dot_small<xsimd::avx512bw> : avx512_dot<std::int8_t> {
+    static constexpr std::size_t panels = 1, flush = 16;
     static constexpr int offset = 8;
-    using weights = __m512i;
     struct part {
         shorts_512 v;
     };
-    struct sum {
-        ints_512 v;
-    };
-    static BITMILL_FLATTEN weights load(const std::uint8_t* src) { return _mm512_loadu_si512(src); }
-    static BITMILL_FLATTEN __m512i spread_x(const std::int8_t* x) { return _mm512_set1_epi32(four_bytes(x)); }
-    static BITMILL_FLATTEN void clear(sum& s) { s = sum{}; }
     static BITMILL_FLATTEN void begin(part& s, std::int32_t centre) {
         s.v = reinterpret_cast<shorts_512>(_mm512_set1_epi32(centre));
     }
@@ -356,11 +304,8 @@ struct dot_small<xsimd::avx512bw> {
                 : [w] "v"(w), [x] "v"(x));
     }
     static BITMILL_FLATTEN void widen(sum& s, const part& p) {
-        s.v += reinterpret_cast<ints_512>(
+        s += reinterpret_cast<ints_512>(
             _mm512_madd_epi16(reinterpret_cast<__m512i>(p.v), _mm512_set1_epi16(1)));
-    }
-    static BITMILL_FLATTEN f32x16<xsimd::avx512bw> lanes(const sum& s, std::int32_t start) {
-        return avx512_lanes(reinterpret_cast<__m512i>(s.v), start);
     }
 };
 

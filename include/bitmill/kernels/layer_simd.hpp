@@ -4,7 +4,9 @@
 #include <bitmill/kernels/attention_simd.hpp>
 #include <bitmill/kernels/layer_few.hpp>
 #include <bitmill/kernels/layer_functions.hpp>
+#include <bitmill/kernels/layer_inputs.hpp>
 #include <bitmill/kernels/layer_tile.hpp>
+#include <bitmill/kernels/layer_weights.hpp>
 
 namespace bitmill::kernels {
 
@@ -14,269 +16,9 @@ struct layers_of {
     using f = functions_of<Arch>;
     using lanes = f32x16<Arch>;
     using ints = xsimd::batch<std::int32_t, Arch>;
-
-    // --- activations -----------------------------------------------------------------------------------------
-    static BITMILL_FLATTEN lanes load_some(const float* src, std::size_t count) {
-        return count >= 16 ? load<Arch>(src) : load_first<Arch>(src, count);
-    }
-
-    // A group of a row; of a whole one, the usual, the loops are unrolled.
-    template <std::size_t Count>
-    struct row_group {
-        const float* src;
-        std::size_t given;
-
-        [[nodiscard]] BITMILL_FLATTEN lanes at(std::size_t i) const {
-            if constexpr (Count != 0)
-                return load<Arch>(src + i);
-            else
-                return load_some(src + i, given - i);
-        }
-        template <class Body>
-        BITMILL_FLATTEN void for_each_16(const Body& body) const {
-            if constexpr (Count != 0)
-                repeat<Count / 16>([&](auto i) BITMILL_FLAT { body(16 * i); });
-            else
-                for (std::size_t i = 0; i < given; i += 16) body(i);
-        }
-        [[nodiscard]] BITMILL_FLATTEN std::uint32_t absmax_bits() const {
-            typename p::absmax most;
-            for_each_16([&](std::size_t i) BITMILL_FLAT {
-                __builtin_prefetch(src + i + 2 * activation_group);
-                most.add(at(i));
-            });
-            return most.bits();
-        }
-        // The codes, 0 up to the next multiple of 16, and their sums.
-        BITMILL_FLATTEN void quantize(float inverse, std::int8_t* dst, std::int32_t* sums) const {
-            const std::size_t count = Count != 0 ? Count : given;
-            if (inverse == 0) {
-                __builtin_memset(dst, 0, (count + 15) / 16 * 16);
-                __builtin_memset(sums, 0, (count + sum_group - 1) / sum_group * sizeof(*sums));
-                return;
-            }
-            lanes sum = spread<Arch>(0);
-            for_each_16([&](std::size_t i) BITMILL_FLAT {
-                const lanes q = round_small(at(i) * spread<Arch>(inverse));
-                p::store_bytes(p::flip(p::to_bytes(q + spread<Arch>(128)), 0x80),
-                               reinterpret_cast<std::uint8_t*>(dst) + i);
-                sum = i % sum_group == 0 ? q : sum + q;
-                if (i % sum_group == 16 || i + 16 >= count)
-                    sums[i / sum_group] = static_cast<std::int32_t>(p::fold(sum));
-            });
-        }
-    };
-
-    // A group of all rows of a block. One row after the other would wait for each absmax and for its division.
-    template <std::size_t Count>
-    static void quantize_groups(const float* src, std::size_t stride, std::size_t rows, std::size_t count,
-                                std::int8_t (*codes)[activation_group], float* scales,
-                                std::size_t scale_stride, std::int32_t* sums, std::size_t sum_stride) {
-        float inverse[row_block];
-        for (std::size_t m = 0; m < rows; ++m) {
-            const std::uint32_t bits = row_group<Count>{src + m * stride, count}.absmax_bits();
-            const float most = __builtin_bit_cast(float, bits);
-            const bool finite = bits < 0x7f800000u;
-            const bool some = finite && most >= least_activation;
-            scales[m * scale_stride] = !finite ? __builtin_nanf("") : some ? most / 127.0f : 0.0f;
-            inverse[m] = some ? 127.0f / most : 0.0f;
-        }
-        for (std::size_t m = 0; m < rows; ++m)
-            row_group<Count>{src + m * stride, count}.quantize(inverse[m], codes[m], sums + m * sum_stride);
-    }
-
-    // The codes of a group of all rows of a block, four bytes of each row in turn.
-    static void interleave(const std::int8_t (*codes)[activation_group], std::size_t rows, std::size_t count,
-                           std::int8_t* dst) {
-        std::size_t m = 0;
-        for (; m + 4 <= rows; m += 4)
-            for (std::size_t k = 0; k < count; k += 16)
-                turn_four(codes[m] + k, activation_group, dst + k * rows + 4 * m, 4 * rows);
-        for (; m < rows; ++m)
-            for (std::size_t k = 0; k < count; k += 4)
-                __builtin_memcpy(dst + k * rows + 4 * m, codes[m] + k, 4);
-    }
-
-    static void quantize_rows(const float* src, std::size_t stride, std::size_t rows, std::size_t depth,
-                              std::int8_t* codes, float* scales, std::int32_t* sums) {
-        const std::size_t groups = (depth + activation_group - 1) / activation_group;
-        const std::size_t summed = (depth + sum_group - 1) / sum_group;
-        alignas(64) std::int8_t group[row_block][activation_group];
-        for (std::size_t g = 0; g < groups; ++g) {
-            const std::size_t k = g * activation_group;
-            const std::size_t count = depth - k < activation_group ? depth - k : activation_group;
-            const auto quantize =
-                count == activation_group ? quantize_groups<activation_group> : quantize_groups<0>;
-            quantize(src + k, stride, rows, count, group, scales + g, groups, sums + k / sum_group, summed);
-            interleave(group, rows, (count + 15) / 16 * 16, codes + k * rows);
-        }
-    }
-
-    // --- weights of one run ------------------------------------------------------------------------------------
-    // The codes of 16 columns, four of each column in a lane, as integers (code >> shift) & mask.
-    static BITMILL_FLATTEN ints pick(const ints& four, int shift, std::int32_t mask) {
-        return (four >> shift) & ints(mask);
-    }
-    static BITMILL_FLATTEN void load_ints(const std::uint8_t* src, ints (&dst)[lanes::parts]) {
-        BITMILL_UNROLL_ALL
-        for (std::size_t i = 0; i < lanes::parts; ++i)
-            dst[i] = ints::load_unaligned(reinterpret_cast<const std::int32_t*>(src) + i * ints::size);
-    }
-    static BITMILL_FLATTEN void store_ints(const ints& x, std::uint8_t* dst, std::size_t part) {
-        x.store_unaligned(reinterpret_cast<std::int32_t*>(dst) + part * ints::size);
-    }
-
-    // Codes of four k as they are multiplied: u8, or as 16 bits, first those of two k of all columns, then the others'.
-    template <class Element>
-    static BITMILL_FLATTEN void put_codes(const ints& four, std::uint8_t* dst, std::size_t step,
-                                          std::size_t part) {
-        std::uint8_t* to = dst + step * 64 * sizeof(Element);
-        if constexpr (sizeof(Element) == 1) {
-            store_ints(four, to, part);
-        } else {
-            ints low, high;
-            split_codes<Arch>(four, low, high);
-            store_ints(low, to, part);
-            store_ints(high, to + 64, part);
-        }
-    }
-
-    // `count` steps of 64 bytes of codes.
-    template <panel_type Type, class Element>
-    static void widen_codes(const std::uint8_t* src, const std::uint8_t* rest, std::size_t count,
-                            std::uint8_t* dst) {
-        for (std::size_t s = 0; s < count; ++s, src += 64) {
-            __builtin_prefetch(src + read_ahead);
-            if constexpr (Type == panel_type::planes) __builtin_prefetch(rest + s * 64 + read_ahead);
-            BITMILL_UNROLL_ALL
-            for (std::size_t i = 0; i < lanes::parts; ++i) {
-                const ints all =
-                    ints::load_unaligned(reinterpret_cast<const std::int32_t*>(src) + i * ints::size);
-                if constexpr (Type == panel_type::u8) {
-                    put_codes<Element>(all, dst, s, i);
-                } else if constexpr (Type == panel_type::u4) {
-                    put_codes<Element>(pick(all, 0, 0x0f0f0f0f), dst, 2 * s, i);
-                    put_codes<Element>(pick(all, 4, 0x0f0f0f0f), dst, 2 * s + 1, i);
-                } else if constexpr (Type == panel_type::u2) {
-                    put_codes<Element>(pick(all, 0, 0x03030303), dst, 4 * s, i);
-                    put_codes<Element>(pick(all, 2, 0x03030303), dst, 4 * s + 1, i);
-                    put_codes<Element>(pick(all, 4, 0x03030303), dst, 4 * s + 2, i);
-                    put_codes<Element>(pick(all, 6, 0x03030303), dst, 4 * s + 3, i);
-                } else {
-                    const ints low = ints::load_unaligned(
-                        reinterpret_cast<const std::int32_t*>(rest + s * 64) + i * ints::size);
-                    const ints base_first = (all << 4) & ints(static_cast<std::int32_t>(0xf0f0f0f0));
-                    const ints base_second = all & ints(static_cast<std::int32_t>(0xf0f0f0f0));
-                    put_codes<Element>(base_first | pick(low, 0, 0x0f0f0f0f), dst, 2 * s, i);
-                    put_codes<Element>(base_second | pick(low, 4, 0x0f0f0f0f), dst, 2 * s + 1, i);
-                }
-            }
-        }
-    }
-
-    // Four rows of 16 floats, finish(code), from 64 bytes of u8 codes.
-    template <class Finish>
-    static BITMILL_FLATTEN void floats_of_codes(const std::uint8_t* src, float* dst, const Finish& finish) {
-        ints all[lanes::parts];
-        load_ints(src, all);
-        BITMILL_UNROLL_ALL
-        for (int k = 0; k < 4; ++k) {
-            lanes code;
-            BITMILL_UNROLL_ALL
-            for (std::size_t i = 0; i < lanes::parts; ++i)
-                code.v[i] = xsimd::to_float(pick(all[i], 8 * k, 0xff));
-            store(finish(code), dst + 16 * k);
-        }
-    }
-
-    // Goes over the runs of the weights without a division: of 128 k there are so few multiplications that five of them
-    // were seen.
-    struct run_of_weights {
-        std::size_t first = 0;  // k
-        std::size_t count;
-        std::size_t index = 0;
-        std::size_t group = 0;  // of scales
-        std::size_t groups;
-        std::size_t group_end;
-
-        BITMILL_FLATTEN explicit run_of_weights(const panels& w)
-            : count(w.run < w.depth ? w.run : w.depth), groups(w.scale_groups()),
-              group_end(w.scale_group == 0 ? w.depth : w.scale_group) {}
-        BITMILL_FLATTEN void next(const panels& w) {
-            ++index;
-            first += w.run;
-            count = w.depth - first < w.run ? w.depth - first : w.run;
-            if (first != group_end) return;
-            ++group;
-            group_end += w.scale_group;
-        }
-        // Of a panel's scales and zeros.
-        [[nodiscard]] BITMILL_FLATTEN std::size_t scales_of(std::size_t panel) const {
-            return (panel * groups + group) * panel_columns;
-        }
-    };
-
-    [[nodiscard]] static BITMILL_FLATTEN std::size_t code_offset(const panels& w, const run_of_weights& run,
-                                                                 std::size_t panel) {
-        const auto facts = kernels::facts(w.type);
-        return panel * panel_bytes(w.type, w.depth) + run.first / facts.step * facts.step_bytes;
-    }
-
-    // Codes of a run, four k by four; room: 16 * 128 elements.
-    template <class Element>
-    static const std::uint8_t* codes_of(const panels& w, const run_of_weights& run, std::size_t panel,
-                                        std::uint8_t* room) {
-        const std::size_t offset = code_offset(w, run, panel);
-        const std::size_t step = facts(w.type).step;
-        const std::size_t steps = (run.count + step - 1) / step;
-        const std::uint8_t* src = w.codes + offset;
-        switch (w.type) {
-            case panel_type::u4:
-            case panel_type::book: widen_codes<panel_type::u4, Element>(src, nullptr, steps, room); break;
-            case panel_type::u2: widen_codes<panel_type::u2, Element>(src, nullptr, steps, room); break;
-            case panel_type::planes:
-                widen_codes<panel_type::planes, Element>(src, w.rest + offset, steps, room);
-                break;
-            default:
-                if constexpr (sizeof(Element) == 1) return src;
-                widen_codes<panel_type::u8, Element>(src, nullptr, steps, room);
-        }
-        return room;
-    }
-
-    // Values of a run less their scales, [k][16]; room: 64 * 128 bytes.
-    static const float* values_of(const panels& w, const run_of_weights& run, std::size_t panel,
-                                  float* room) {
-        const std::uint8_t* raw = w.codes + code_offset(w, run, panel);
-        if (w.type == panel_type::f32) return reinterpret_cast<const float*>(raw);
-        if (w.type == panel_type::f16 || w.type == panel_type::bf16) {
-            const auto* half = reinterpret_cast<const std::uint16_t*>(raw);
-            const auto widen = w.type == panel_type::f16 ? p::widen_f16 : p::widen_bf16;
-            widen(half, run.count * panel_columns, room);
-            return room;
-        }
-        alignas(64) std::uint8_t widened[activation_group * panel_columns];
-        const std::uint8_t* codes = codes_of<std::uint8_t>(w, run, panel, widened);
-        if (w.type == panel_type::book) {
-            const typename p::book book(*w.book);
-            const auto value = [&](const lanes& index) BITMILL_FLAT {
-                alignas(16) std::uint8_t bytes[16];
-                p::store_bytes(p::to_bytes(index), bytes);
-                return book.values(bytes);
-            };
-            for (std::size_t k = 0; k < run.count; k += 4)
-                floats_of_codes(codes + 16 * k, room + 16 * k, value);
-            return room;
-        }
-        const lanes zero =
-            w.zeros != nullptr ? load<Arch>(w.zeros + run.scales_of(panel)) : spread<Arch>(w.zero);
-        const auto less_zero = [&](const lanes& code) BITMILL_FLAT { return code - zero; };
-        for (std::size_t k = 0; k < run.count; k += 4) {
-            if (w.type == panel_type::u8) __builtin_prefetch(codes + 16 * k + read_ahead);
-            floats_of_codes(codes + 16 * k, room + 16 * k, less_zero);
-        }
-        return room;
-    }
+    using inputs = inputs_of<Arch>;
+    using stored = weights_of<Arch>;
+    using run_of_weights = typename stored::run_of_weights;
 
     // --- tiles ---------------------------------------------------------------------------------------------------
     // sum += R rows of x times P panels, over steps of four k.
@@ -324,6 +66,43 @@ struct layers_of {
             };
             flush(0, std::true_type());
             for (std::size_t s = Dot::flush; s < steps; s += Dot::flush) flush(s, std::false_type());
+        }
+    }
+
+    // The same, of codes that are unpacked in registers: few rows wait for memory, not for instructions.
+    template <class Dot, panel_type Type, std::size_t R, std::size_t P>
+    static BITMILL_FLATTEN void dot_few(const std::int8_t* x, std::size_t width, const panels& w,
+                                        const run_of_weights& run, std::size_t panel,
+                                        typename Dot::sum (&sum)[R * P]) {
+        constexpr std::size_t step = facts(Type).step;
+        const std::uint8_t *src[P], *rest[P];
+        repeat<P>([&](auto i) BITMILL_FLAT {
+            const std::size_t offset = (panel + i) * panel_bytes(Type, w.depth) + run.first / step * 64;
+            src[i] = w.codes + offset;
+            rest[i] = Type == panel_type::planes ? w.rest + offset : src[i];  // not read
+        });
+        repeat<R * P>([&](auto i) BITMILL_FLAT { Dot::clear(sum[i]); });
+        for (std::size_t k = 0; k < run.count; k += step) {
+            const std::size_t at = k / step * 64;
+            repeat<P>([&](auto i) BITMILL_FLAT {
+                __builtin_prefetch(src[i] + at + read_ahead);
+                if constexpr (Type == panel_type::planes) __builtin_prefetch(rest[i] + at + read_ahead);
+                ints all[lanes::parts], low[lanes::parts];
+                stored::load_ints(src[i] + at, all);
+                if constexpr (Type == panel_type::planes) stored::load_ints(rest[i] + at, low);
+                repeat<step / 4>([&](auto j) BITMILL_FLAT {
+                    ints four[lanes::parts];
+                    repeat<lanes::parts>([&](auto part) BITMILL_FLAT {
+                        four[part] = stored::template codes_of_step<Type, j>(all[part], low[part]);
+                    });
+                    typename Dot::weights column;
+                    static_assert(sizeof column == sizeof four);
+                    __builtin_memcpy(&column, four, sizeof column);
+                    repeat<R>([&](auto r) BITMILL_FLAT {
+                        Dot::step(sum[r * P + i], column, Dot::spread_x(x + (k + 4 * j) * width + 4 * r));
+                    });
+                });
+            });
         }
     }
 
@@ -382,14 +161,14 @@ struct layers_of {
             const std::size_t column = (first_panel + i) * panel_columns;
             const std::size_t left = c.weights->columns - column;
             const std::size_t n = left < panel_columns ? left : panel_columns;
-            const lanes bias = c.bias != nullptr ? load_some(c.bias + column, n) : spread<Arch>(0);
+            const lanes bias = c.bias != nullptr ? inputs::load_some(c.bias + column, n) : spread<Arch>(0);
             for (std::size_t r = 0; r < rows; ++r) {
                 const std::size_t row = first_row + r;
                 lanes y = load<Arch>(sums + (r * panels_done + i) * panel_columns);
                 if (c.bias != nullptr) y = y + bias;
                 if (c.activation != activation_function::none) y = f::activate(y, c.activation);
                 if (c.residual != nullptr)
-                    y = y + load_some(c.residual + row * c.residual_stride + column, n);
+                    y = y + inputs::load_some(c.residual + row * c.residual_stride + column, n);
                 float* dst = c.dst + row * c.dst_stride + column;
                 n == panel_columns ? store(y, dst) : store_first(y, n, dst);
             }
@@ -425,7 +204,7 @@ struct layers_of {
                 lanes scale[P];
                 repeat<P>([&](auto i) BITMILL_FLAT {
                     auto* mine = reinterpret_cast<float*>(room.template at<P>(run.index, i));
-                    values[i] = row == 0 || direct ? values_of(w, run, panel + i, mine) : mine;
+                    values[i] = row == 0 || direct ? stored::values_of(w, run, panel + i, mine) : mine;
                     scale[i] = w.scales != nullptr ? load<Arch>(w.scales + run.scales_of(panel + i))
                                                    : spread<Arch>(1);
                 });
@@ -527,8 +306,8 @@ struct layers_of {
             out.centres = reinterpret_cast<std::int32_t*>(take(scratch, span.count * out.flushes * 4));
             for (std::size_t block = 0; block < span.count; block += row_block) {
                 const std::size_t left = span.count - block;
-                find_centres<Dot>(codes + block * out.padded, left < row_block ? left : row_block, w.depth, depth,
-                                  out.centres + block * out.flushes);
+                find_centres<Dot>(codes + block * out.padded, left < row_block ? left : row_block, w.depth,
+                                  depth, out.centres + block * out.flushes);
             }
         }
         const std::size_t summed = (w.depth + sum_group - 1) / sum_group;
@@ -545,12 +324,18 @@ struct layers_of {
         return out;
     }
 
+    // Whether few rows unpack their weights in registers. Of 16-bit codes, or where sums are flushed, those would not do.
+    template <class Dot>
+    static constexpr bool unpacks_few =
+        Dot::few_rows != 0 && Dot::flush == 0 && sizeof(typename Dot::x_element) == 1;
+
     template <class Dot, std::size_t Most, std::size_t P, bool Zeros>
     static void dot_panels(const linear_call& c, const span_of_rows& span, const staged_rows<Dot>& rows,
                            std::size_t panel, std::byte* scratch) {
         const panels& w = *c.weights;
         const std::size_t groups = (w.depth + activation_group - 1) / activation_group;
         using element = typename Dot::x_element;
+        constexpr bool few = unpacks_few<Dot> && Most == Dot::few_rows;
         const bool direct = w.type == panel_type::u8 && sizeof(element) == 1;
         const std::size_t direct_bytes = panel_bytes(panel_type::u8, w.depth);
         const std::uint8_t* direct_codes = w.codes + panel * direct_bytes;
@@ -578,8 +363,9 @@ struct layers_of {
                     auto* mine = reinterpret_cast<std::uint8_t*>(room.template at<P>(run.index, i));
                     if (direct)
                         codes[i] = direct_codes + i * direct_bytes + run.first * panel_columns;
-                    else
-                        codes[i] = row == 0 ? codes_of<element>(w, run, panel + i, mine) : mine;
+                    else if constexpr (!few)
+                        codes[i] =
+                            row == 0 ? stored::template codes_of<element>(w, run, panel + i, mine) : mine;
                     const std::size_t index = run.scales_of(panel + i);
                     scale[i] = load<Arch>(w.scales + index);
                     zero[i] = spread<Arch>(0);
@@ -587,7 +373,20 @@ struct layers_of {
                         zero[i] = load<Arch>(w.zeros + index) - spread<Arch>(static_cast<float>(Dot::offset));
                 });
                 typename Dot::sum sum[R * P];
-                dot_tile<Dot, R, P>(x, width, codes, (run.count + 3) / 4, centres, sum);
+                if constexpr (few) switch (w.type) {
+                        case panel_type::u8:
+                            dot_few<Dot, panel_type::u8, R, P>(x, width, w, run, panel, sum);
+                            break;
+                        case panel_type::u4:
+                            dot_few<Dot, panel_type::u4, R, P>(x, width, w, run, panel, sum);
+                            break;
+                        case panel_type::u2:
+                            dot_few<Dot, panel_type::u2, R, P>(x, width, w, run, panel, sum);
+                            break;
+                        default: dot_few<Dot, panel_type::planes, R, P>(x, width, w, run, panel, sum);
+                    }
+                else
+                    dot_tile<Dot, R, P>(x, width, codes, (run.count + 3) / 4, centres, sum);
                 const float* scale_of_x = x_scales + run.first / activation_group;
                 repeat<R * P>([&](auto at) BITMILL_FLAT {
                     constexpr std::size_t r = at / P;
@@ -613,7 +412,7 @@ struct layers_of {
             const auto staged = stage<Dot>(c, span, scratch);
             std::size_t panel = c.panel_begin;
             if constexpr (Dot::few_rows != 0)
-                if (span.count <= Dot::few_rows && c.weights->type == panel_type::u8)
+                if (span.count <= Dot::few_rows && (unpacks_few<Dot> || c.weights->type == panel_type::u8))
                     for (; panel + 4 <= c.panel_end; panel += 4)
                         dot_panels<Dot, Dot::few_rows, 4, Zeros>(c, span, staged, panel, scratch);
             if constexpr (Dot::panels == 2)
@@ -636,25 +435,26 @@ struct layers_of {
                            float epsilon, float* dst) {
         const float size = static_cast<float>(count);
         lanes sum = spread<Arch>(0);
-        for (std::size_t i = 0; i < count; i += 16) sum = sum + load_some(src + i, count - i);
+        for (std::size_t i = 0; i < count; i += 16) sum = sum + inputs::load_some(src + i, count - i);
         const lanes mean = spread<Arch>(p::fold(sum) / size);
         lanes squares = spread<Arch>(0);
         for (std::size_t i = 0; i < count; i += 16) {
             const std::size_t n = count - i < 16 ? count - i : 16;
-            const lanes x = first_lanes(load_some(src + i, n) - mean, n);
+            const lanes x = first_lanes(inputs::load_some(src + i, n) - mean, n);
             squares = squares + x * x;
         }
         const lanes factor = spread<Arch>(1.0f / __builtin_sqrtf(p::fold(squares) / size + epsilon));
         for (std::size_t i = 0; i < count; i += 16) {
             const std::size_t n = count - i < 16 ? count - i : 16;
-            const lanes x = (load_some(src + i, n) - mean) * factor;
-            const lanes y = fused(x, load_some(weight + i, n), load_some(bias + i, n));
+            const lanes x = (inputs::load_some(src + i, n) - mean) * factor;
+            const lanes y = fused(x, inputs::load_some(weight + i, n), inputs::load_some(bias + i, n));
             n == 16 ? store(y, dst + i) : store_first(y, n, dst + i);
         }
     }
 
     static constexpr layer_table make() {
-        return {pack_rows, quantize_rows, linear_int, linear_float, layer_norm, attention_of<Arch>::attend};
+        return {pack_rows,  inputs::quantize_rows,     linear_int, linear_float,
+                layer_norm, attention_of<Arch>::attend};
     }
 };
 
