@@ -27,6 +27,7 @@
 #include <bitmill/detail/stored-inl.hpp>
 #include <bitmill/detail/tensor_writer-inl.hpp>
 #include <bitmill/detail/thread_team-inl.hpp>
+#include <bitmill/detail/tokenizer-inl.hpp>
 #include <bitmill/detail/torch-inl.hpp>
 #include <bitmill/detail/variants-inl.hpp>
 #include <bitmill/detail/verify-inl.hpp>

@@ -37,4 +37,5 @@
 #include <bitmill/model/encoder_model.hpp>
 #include <bitmill/nn/encoder.hpp>
 #include <bitmill/nn/linear.hpp>
+#include <bitmill/text/tokenizer.hpp>
 #include <bitmill/version.hpp>

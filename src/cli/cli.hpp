@@ -21,6 +21,7 @@ void add_convert(CLI::App& app, action& chosen);
 void add_inspect(CLI::App& app, action& chosen);
 void add_validate(CLI::App& app, action& chosen);
 void add_verify(CLI::App& app, action& chosen);
+void add_tokenize(CLI::App& app, action& chosen);
 void add_bench(CLI::App& app, action& chosen);
 void add_info(CLI::App& app, action& chosen);
 

@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
     cli::add_inspect(app, chosen);
     cli::add_validate(app, chosen);
     cli::add_verify(app, chosen);
+    cli::add_tokenize(app, chosen);
     cli::add_bench(app, chosen);
     cli::add_info(app, chosen);
     // A limit of file sizes (ulimit -f) shows as an error of write(), with a message, not as a signal.

@@ -14,7 +14,7 @@ BELOW = {
     "io": {"core"},
     "mill": {"codec", "io"},
     "nn": {"codec"},
-    "text": {"core"},
+    "text": {"io"},
     "model": {"nn", "mill", "io", "text"},
     "eval": {"model"},
     "publish": {"eval", "mill"},

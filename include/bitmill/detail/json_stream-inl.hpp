@@ -36,6 +36,8 @@ public:
     explicit json_source(std::string_view text) : raw_(text.data()), raw_end_(raw_ + text.size()) {
         set_limits(text.size());
     }
+    // For files that may be little else than one string, at the price of memory: about 9 times that string.
+    void allow_long_strings() noexcept { max_string_ = ~std::uint64_t{0}; }
     json_source(const json_source&) = delete;
     json_source& operator=(const json_source&) = delete;
 
