@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes valid and nearly valid inputs for every target: FOLDER/TARGET/NAME. Deterministic."""
 
+import base64
 import json
 import pathlib
 import struct
@@ -324,6 +325,51 @@ def encoder_folders():
     yield "relative", folder({"position_embedding_type": "relative_key"})
 
 
+def tokenizer_files():
+    cls = [["[CLS]", 1], ["A", 0], ["[SEP]", 2]]
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": n, "type_id": 0}} if n == "A" else {"SpecialToken": {"id": n, "type_id": 0}} for n, _ in cls],
+        "pair": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                 {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {n: {"id": n, "ids": [i], "tokens": [n]} for n, i in cls if n != "A"}}
+    mask = {"id": 3, "content": "[M]", "single_word": True, "lstrip": True, "rstrip": True, "normalized": True, "special": True}
+    words = {"type": "WordPiece", "unk_token": "u", "continuing_subword_prefix": "##", "max_input_chars_per_word": 9,
+             "vocab": {"u": 0, "[CLS]": 1, "[SEP]": 2, "[M]": 3, "a": 4, "##b": 5, "##bc": 6, ",": 7}}
+    merges = {"type": "BPE", "unk_token": "u", "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
+              "vocab": {"u": 0, "a": 1, "b": 2, "ab": 3, "abb": 4, "<0xC3>": 5, "<0xA9>": 6},
+              "merges": [["a", "b"], ["ab", "b"]]}
+    scores = {"type": "Unigram", "unk_id": 0, "vocab": [["u", 0], ["a", -1.5], ["b", -2], ["ab", -2.25], ["\u2581", -1]]}
+    units = [0] * 256
+    units[97] = 97 | 1 << 8 | 3 << 10
+    charsmap = base64.b64encode(struct.pack("<257I", 1024, *units) + b"X\0").decode()
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True}
+    pattern = {"type": "Split", "pattern": {"Regex": "\\s+"}, "behavior": "MergedWithNext", "invert": False}
+    forms = {"type": "Sequence", "normalizers": [
+        {"type": "NFKC"}, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}, {"type": "Strip"},
+        {"type": "Precompiled", "precompiled_charsmap": charsmap}, {"type": "Nmt"}, {"type": "Prepend", "prepend": "\u2581"}]}
+    bert = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
+    texts = "\0a abB, [M] e\u0301\u4e2d  x\0b".encode() + b"\xff\xe2\x82"
+    rows = {
+        "bert": (words, bert, {"type": "BertPreTokenizer"}, template),
+        "byte_level": (merges, {"type": "NFC"}, byte_level, byte_level),
+        "llama": (merges, {"type": "Lowercase"}, pattern, {"type": "RobertaProcessing", "sep": ["b", 2], "cls": ["a", 1],
+                                                          "trim_offsets": True, "add_prefix_space": True}),
+        "unigram": (scores, forms, {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]}, None),
+        "digits": (scores, {"type": "NFD"}, {"type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": False}, {"type": "Punctuation", "behavior": "Contiguous"},
+            {"type": "Whitespace"}]}, None),
+    }
+    for name, (model, normalizer, pre_tokenizer, post_processor) in rows.items():
+        yield name, compact({
+            "version": "1.0", "added_tokens": [mask], "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
+            "post_processor": post_processor, "model": model,
+            "truncation": {"max_length": 9, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}}) + texts
+    yield "empty", b""
+    yield "no_model", b"{}"
+
+
 def main(folder):
     targets = {
         "safetensors_header": headers,
@@ -336,6 +382,7 @@ def main(folder):
         "quantized_folder": quantized_folders,
         "pickle_file": pickled_models,
         "encoder_folder": encoder_folders,
+        "tokenizer_file": tokenizer_files,
     }
     for target, inputs in targets.items():
         into = pathlib.Path(folder) / target

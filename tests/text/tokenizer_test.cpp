@@ -219,6 +219,27 @@ TEST_CASE("a character without a token, where there is none for unknown ones") {
     CHECK(refused.error().code == bitmill::error_code::bad_input);
 }
 
+TEST_CASE("a file cannot make a text grow without bound") {
+    std::string steps;
+    for (int i = 0; i < 40; ++i)
+        steps +=
+            std::string(i == 0 ? "" : ",") + R"({"type":"Replace","pattern":{"String":"a"},"content":"aa"})";
+    const auto tokenizer =
+        bitmill::tokenizer::parse(
+            file_of(bpe_model(), R"("normalizer":{"type":"Sequence","normalizers":[)" + steps + "]}"))
+            .value();
+    CHECK(tokenizer.encode("b").value().ids == ids{1});
+    const auto refused = tokenizer.encode("ab");
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code == bitmill::error_code::bad_input);
+    const auto long_text = tokenizer.encode(std::string((std::size_t{16} << 20) + 1, 'b'));
+    REQUIRE_FALSE(long_text);
+    CHECK(long_text.error().code == bitmill::error_code::invalid_argument);
+    CHECK(error_of(file_of(bpe_model(),
+                           R"("normalizer":{"type":"Prepend","prepend":")" + std::string(65, 'a') + "\"}"))
+              .code == bitmill::error_code::unsupported);
+}
+
 // The limit is a hundred times what it takes here, and far below what quadratic time would be: 10^12 steps.
 TEST_CASE("a megabyte of one character takes no quadratic time") {
     const auto seconds = [](const bitmill::tokenizer& tokenizer, const std::string& text) {

@@ -3,6 +3,7 @@
 // tokenizers package (normalizers/precompiled.rs and the crate spm_precompiled).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -119,6 +120,10 @@ public:
         }
         made.texts_ = bytes->substr(4 + std::size_t{size});
         if (!is_utf8(made.texts_)) return bad("a replacement is not UTF-8");
+        for (std::size_t begin = 0, end = 0; begin < made.texts_.size(); begin = end + 1) {
+            end = std::min(made.texts_.find('\0', begin), made.texts_.size());
+            if (end - begin > max_text_bytes) return bad("a replacement of more than 64 bytes");
+        }
         if (made.units_.empty()) return bad("precompiled_charsmap has no trie");
         for (char c = 1; c > 0 && c < 0x7f; ++c)
             made.ascii_[static_cast<std::size_t>(c)] = made.find({&c, 1}).has_value();
@@ -172,6 +177,7 @@ public:
     }
 
 private:
+    static constexpr std::size_t max_text_bytes = 64;  // the longest of NFKC has 33
     static std::size_t offset(std::uint32_t unit) noexcept {
         return std::size_t{unit >> 10} << ((unit & (1u << 9)) >> 6);
     }

@@ -255,13 +255,21 @@ private:
     aligned_text& dst_;
 };
 
-// The whole chain, in place.
-inline void normalize(const std::vector<normalizer_step>& steps, aligned_text& text,
-                      normalizer_scratch& scratch) {
+// Of a text, whatever a file says: what replaces a character, and how far all steps together may make it grow. Real files
+// stay far below: U+FDFA becomes 11 times its bytes.
+inline constexpr std::size_t max_replacement_bytes = 64;
+[[nodiscard]] constexpr std::size_t max_grown(std::size_t bytes) noexcept { return 32 * bytes + 4096; }
+
+// The whole chain, in place. False: the text grows too far.
+[[nodiscard]] inline bool normalize(const std::vector<normalizer_step>& steps, aligned_text& text,
+                                    normalizer_scratch& scratch) {
+    const std::size_t most = max_grown(text.size());
     for (const normalizer_step& step : steps) {
         normalizer_runner(text, scratch, scratch.other).run(step);
         std::swap(text, scratch.other);
+        if (text.size() > most) return false;
     }
+    return true;
 }
 
 }  // namespace bitmill::detail

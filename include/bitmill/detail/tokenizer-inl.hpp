@@ -38,6 +38,9 @@ struct encode_scratch {
     word_cache cache;
 };
 
+// Places in a text are 32 bits, after all that it may grow.
+inline constexpr std::size_t max_text_bytes = std::size_t{16} << 20;
+
 class scratch_pool {
 public:
     std::unique_ptr<encode_scratch> take() {
@@ -95,7 +98,7 @@ struct tokenizer::content {
                                   const tokenize_options&) const;
 
 private:
-    void add_section(std::string_view section, std::uint32_t first, detail::encode_scratch&) const;
+    bool add_section(std::string_view section, std::uint32_t first, detail::encode_scratch&) const;
     bool run_model(const detail::text_piece& piece, detail::encode_scratch&) const;
     detail::token_blanks blanks_at(const detail::model_token&, bool is_added,
                                    const detail::encode_scratch&) const;
@@ -121,8 +124,7 @@ BITMILL_INLINE result<void> tokenizer::content::index_added(const std::string& f
         }
         text.clear();
         text.append_original(token.content, 0);
-        normalize(steps.normalizers, text, scratch);
-        if (text.size() > added_matcher::max_bytes)
+        if (!normalize(steps.normalizers, text, scratch) || text.size() > added_matcher::max_bytes)
             return make_error(error_code::unsupported,
                               "an added token of more than 1024 bytes; use another tokenizer.json", file);
         texts.push_back(text.bytes);
@@ -194,18 +196,19 @@ BITMILL_INLINE std::optional<std::string_view> tokenizer::token_of(std::int32_t 
 
 // ---- encoding ----------------------------------------------------------------------------------------------
 // Normalizes a part of the text that is no added token, whose first character has that number, and appends it with its
-// pieces to what the pre-tokenizers get.
-BITMILL_INLINE void tokenizer::content::add_section(std::string_view section, std::uint32_t first,
+// pieces to what the pre-tokenizers get. False: it grows too far.
+BITMILL_INLINE bool tokenizer::content::add_section(std::string_view section, std::uint32_t first,
                                                     detail::encode_scratch& s) const {
     s.section.clear();
     s.section.append_original(section, first);
-    normalize(steps.normalizers, s.section, s.normalizer);
+    if (!normalize(steps.normalizers, s.section, s.normalizer)) return false;
     const auto base = static_cast<std::uint32_t>(s.pre.text.size());
     normalized.find(s.section.bytes, base, s.pre.pieces);
     if (base == 0)
         std::swap(s.pre.text, s.section);
     else
         s.pre.text.append(s.section, 0, s.section.size());
+    return true;
 }
 
 // False: a character has no token.
@@ -243,8 +246,13 @@ BITMILL_INLINE detail::token_blanks tokenizer::content::blanks_at(const detail::
 BITMILL_INLINE result<void> tokenizer::content::encode(std::string_view text, std::size_t enough,
                                                        std::vector<detail::placed_token>& out) const {
     using namespace detail;
-    if (text.size() > std::size_t{1} << 30)
-        return make_error(error_code::invalid_argument, "a text of more than 1 GiB; cut it into parts", {});
+    if (text.size() > max_text_bytes)
+        return make_error(error_code::invalid_argument, "a text of more than 16 MiB; cut it into parts", {});
+    const auto grown = [] {
+        return make_error(
+            error_code::bad_input,
+            "the normalizers make the text more than 32 times as long; use another tokenizer.json", {});
+    };
     auto taken = pool.take();
     encode_scratch& s = *taken;
     if (!is_utf8(text)) {
@@ -256,10 +264,12 @@ BITMILL_INLINE result<void> tokenizer::content::encode(std::string_view text, st
     s.pre.text.clear();
     s.pre.pieces.clear();
     std::uint32_t characters = 0;
+    const std::size_t most = 2 * max_grown(text.size());
     for (const text_piece& section : s.sections) {
+        if (s.pre.text.size() > most) return grown();
         const std::string_view part = text.substr(section.begin, section.end - section.begin);
         if (section.id == text_piece::no_id) {
-            add_section(part, characters, s);
+            if (!add_section(part, characters, s)) return grown();
         } else {
             const auto begin = static_cast<std::uint32_t>(s.pre.text.size());
             s.pre.text.append_original(part, characters);
@@ -267,7 +277,10 @@ BITMILL_INLINE result<void> tokenizer::content::encode(std::string_view text, st
         }
         for (const char c : part) characters += (static_cast<unsigned char>(c) & 0xc0) != 0x80;
     }
-    for (const pre_tokenizer_step& step : steps.pre_tokenizers) s.pre.run(step);
+    for (const pre_tokenizer_step& step : steps.pre_tokenizers) {
+        s.pre.run(step);
+        if (s.pre.text.size() > most) return grown();
+    }
     out.clear();
     for (const text_piece& piece : s.pre.pieces) {
         const bool is_added = piece.id != text_piece::no_id;

@@ -9,6 +9,9 @@
 #include <utility>
 #include <vector>
 
+// Before json_stream-inl.hpp, which names its limits: without the library its bodies need the whole of that.
+#include <bitmill/io/safetensors.hpp>
+
 #include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/json_stream-inl.hpp>
 #include <bitmill/detail/vocabulary-inl.hpp>

@@ -1,6 +1,7 @@
 // From tokenizer.json's document to the steps of a tokenizer. What is unknown is refused by name.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -62,6 +63,7 @@ public:
 
 private:
     using problem = std::optional<error>;
+    static constexpr std::size_t max_steps = 64;  // real files have up to ten
     problem refuse(const char* what, const std::string& name) const {
         return make_error(
             error_code::unsupported,
@@ -115,9 +117,11 @@ private:
             step.what = kind::prepend;
             step.content = text(value, "prepend");
             if (step.content.empty()) return wrong("normalizer", type);
+            if (step.content.size() > max_replacement_bytes) return refuse("a long text of normalizer", type);
         } else if (type == "Replace") {
             step.what = kind::replace;
             step.content = text(value, "content");
+            if (step.content.size() > max_replacement_bytes) return refuse("a long text of normalizer", type);
             if (auto failed = read_pattern(at(value, "pattern"), "normalizer", type, step.pattern))
                 return failed;
         } else if (type == "Precompiled") {
@@ -128,6 +132,7 @@ private:
         } else {
             return refuse("normalizer", type);
         }
+        if (steps_.normalizers.size() == max_steps) return refuse("more than 64 normalizers:", type);
         steps_.normalizers.push_back(std::move(step));
         return {};
     }
@@ -192,6 +197,7 @@ private:
         } else {
             return refuse("pre-tokenizer", type);
         }
+        if (steps_.pre_tokenizers.size() == max_steps) return refuse("more than 64 pre-tokenizers:", type);
         steps_.pre_tokenizers.push_back(std::move(step));
         return {};
     }
@@ -281,6 +287,9 @@ private:
                 part.what = is_text(at(sequence, "id"), "B") ? template_part::kind::second
                                                              : template_part::kind::first;
                 if (part.what == template_part::kind::second && !is_pair) return false;
+                // Each text once: max_length, and memory, count on it.
+                const auto same = [&](const template_part& p) { return p.what == part.what; };
+                if (std::any_of(out.begin(), out.end(), same)) return false;
                 out.push_back(part);
                 continue;
             }

@@ -72,7 +72,7 @@ public:
 
     // Text is UTF-8; each maximal part that is not counts as one U+FFFD, as Python's errors="replace" has it. Time grows
     // with the length of the text times that of the longest token. Errors: invalid_argument for a text of more than
-    // 1 GiB, for max_length below what is added, and where a truncation strategy cannot be met; bad_input where a
+    // 16 MiB, for max_length below what is added, and where a truncation strategy cannot be met; bad_input where a
     // character has no token and the model no unknown token.
     [[nodiscard]] result<token_sequence> encode(std::string_view text, const tokenize_options& = {}) const;
     [[nodiscard]] result<token_sequence> encode(std::string_view text, std::string_view pair,
