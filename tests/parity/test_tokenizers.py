@@ -20,6 +20,8 @@ from tokenizers import Tokenizer
 
 SCRIPTS = 15
 LINES = 20_000
+# Every so many lines: with BITMILL_TEST_ALL enough for LINES.
+STEP = 4 if os.environ.get("BITMILL_TEST_ALL") else 20
 
 
 def messages():
@@ -124,7 +126,8 @@ def test_the_text_is_of_many_scripts(real_lines):
 
 
 def test_minilm(bitmill_path, minilm, real_lines):
-    print(compare_all(bitmill_path, pathlib.Path(minilm) / "tokenizer.json", real_lines, hostile_lines()))
+    assert len(real_lines) // 4 >= LINES
+    print(compare_all(bitmill_path, pathlib.Path(minilm) / "tokenizer.json", real_lines[::STEP], hostile_lines()))
 
 
 def test_a_difference_shows(bitmill_path, minilm):
@@ -136,7 +139,7 @@ def test_trained_families(bitmill_path, tmp_path, real_lines):
     for name, tokenizer in tokenizer_files.trained(real_lines):
         file = tmp_path / "tokenizer.json"
         tokenizer.save(str(file))
-        print(name, compare_all(bitmill_path, file, real_lines[::4], hostile_lines(3000)))
+        print(name, compare_all(bitmill_path, file, real_lines[::STEP], hostile_lines(1500)))
 
 
 def test_real_vocabularies(bitmill_path, tmp_path, real_lines):
@@ -147,7 +150,7 @@ def test_real_vocabularies(bitmill_path, tmp_path, real_lines):
     for name, path, make in tokenizer_files.real(pathlib.Path(folder)):
         file = tmp_path / "tokenizer.json"
         make(path).save(str(file))
-        print(name, compare_all(bitmill_path, file, real_lines[::4], hostile_lines()))
+        print(name, compare_all(bitmill_path, file, real_lines[::STEP], hostile_lines()))
         seen += 1
     assert seen
 

@@ -60,7 +60,7 @@ private:
 
     result<void> wordpiece(const json& model) {
         const json& unknown = step_reader::at(model, "unk_token");
-        const std::string name = unknown.is_null() ? "[UNK]" : shown(unknown);
+        const std::string name = unknown.is_null() ? "[UNK]" : step_reader::text(model, "unk_token");
         const std::int32_t id = out_.words.find(name);
         if (id == vocabulary::no_id) return bad("unk_token '" + name + "' is not in the vocabulary");
         const json& prefix = step_reader::at(model, "continuing_subword_prefix");
