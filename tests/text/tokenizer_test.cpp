@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include <bitmill/detail/hash-inl.hpp>
 #include <bitmill/text/tokenizer.hpp>
 
 #include <temp_folder.hpp>
@@ -238,6 +239,39 @@ TEST_CASE("a file cannot make a text grow without bound") {
     CHECK(error_of(file_of(bpe_model(),
                            R"("normalizer":{"type":"Prepend","prepend":")" + std::string(65, 'a') + "\"}"))
               .code == bitmill::error_code::unsupported);
+}
+
+// 300 and more of them; tables have 1024 places for as many.
+TEST_CASE("tokens and merges that were chosen to collide are refused") {
+    const auto collides = [](std::uint64_t hash) { return (hash & 1023) == 0; };
+    std::string tokens;
+    for (int i = 0, found = 0; found < 300; ++i) {
+        const std::string token = "t" + std::to_string(i);
+        if (!collides(bitmill::detail::hash_of(token))) continue;
+        tokens += (found == 0 ? "\"" : ",\"") + token + "\":" + std::to_string(found);
+        ++found;
+    }
+    CHECK(error_of(file_of(R"({"type":"BPE","vocab":{)" + tokens + R"(},"merges":[]})")).code ==
+          bitmill::error_code::bad_input);
+
+    std::string vocab;
+    std::string merges;
+    std::uint32_t next = 600;
+    for (std::uint32_t a = 0; a < 600; ++a) {
+        const std::string left = "t" + std::to_string(a);
+        vocab += (a == 0 ? "\"" : ",\"") + left + "\":" + std::to_string(a);
+        for (std::uint32_t b = 0; b < 600 && next < 950; ++b) {
+            if (!collides(bitmill::detail::hash_of(a, b))) continue;
+            const std::string right = "t" + std::to_string(b);
+            vocab += ",\"" + left + right + "\":" + std::to_string(next);
+            merges += (next++ == 600 ? "[\"" : ",[\"") + left + "\",\"" + right + "\"]";
+        }
+    }
+    REQUIRE(next > 900);
+    const auto refused =
+        error_of(file_of(R"({"type":"BPE","vocab":{)" + vocab + R"(},"merges":[)" + merges + "]}"));
+    CHECK(refused.code == bitmill::error_code::bad_input);
+    CHECK(refused.message.find("collide") != std::string::npos);
 }
 
 // The limit is a hundred times what it takes here, and far below what quadratic time would be: 10^12 steps.

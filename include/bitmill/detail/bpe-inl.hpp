@@ -31,29 +31,36 @@ public:
         while (slots < 2 * count) slots *= 2;
         slots_.assign(slots, {});
     }
-    // The later of equal pairs counts.
-    void add(std::int32_t a, std::int32_t b, merge made) {
-        slot& s = slots_[place(key(a, b))];
-        s = {key(a, b), made};
+    // The later of equal pairs counts. False where the pairs were chosen to collide.
+    [[nodiscard]] bool add(std::int32_t a, std::int32_t b, merge made) {
+        std::size_t at = home(a, b);
+        for (std::size_t probes = 0; !slots_[at].ends(a, b); at = next(at))
+            if (++probes > max_probes) return false;
+        slots_[at] = {a, b, made};
+        return true;
     }
     [[nodiscard]] merge find(std::int32_t a, std::int32_t b) const noexcept {
-        return slots_[place(key(a, b))].made;
+        std::size_t at = home(a, b);
+        while (!slots_[at].ends(a, b)) at = next(at);
+        return slots_[at].made;
     }
 
 private:
     struct slot {
-        std::uint64_t key = ~std::uint64_t{0};
+        std::int32_t a = vocabulary::no_id;
+        std::int32_t b = vocabulary::no_id;
         merge made{};
+
+        // The search for this pair: here it is, or would have been.
+        [[nodiscard]] bool ends(std::int32_t left, std::int32_t right) const noexcept {
+            return (a == left && b == right) || a == vocabulary::no_id;
+        }
     };
-    static std::uint64_t key(std::int32_t a, std::int32_t b) noexcept {
-        return std::uint64_t{static_cast<std::uint32_t>(a)} << 32 | static_cast<std::uint32_t>(b);
+    [[nodiscard]] std::size_t home(std::int32_t a, std::int32_t b) const noexcept {
+        return hash_of(static_cast<std::uint32_t>(a), static_cast<std::uint32_t>(b)) & (slots_.size() - 1);
     }
-    [[nodiscard]] std::size_t place(std::uint64_t k) const noexcept {
-        std::size_t at = (k * 0x9e3779b97f4a7c15u) >> 20 & (slots_.size() - 1);
-        while (slots_[at].key != k && slots_[at].key != ~std::uint64_t{0})
-            at = (at + 1) & (slots_.size() - 1);
-        return at;
-    }
+    [[nodiscard]] std::size_t next(std::size_t at) const noexcept { return (at + 1) & (slots_.size() - 1); }
+
     std::vector<slot> slots_{slot{}};
 };
 

@@ -49,7 +49,8 @@ private:
     }
     void decompose(char32_t c) {
         if (c < 0x80) return add(c, true);
-        if (const char32_t s = c - hangul::first; s < hangul::count) {
+        if (hangul::is_syllable(c)) {
+            const char32_t s = c - hangul::first;
             add(hangul::leading + s / (hangul::vowels * hangul::trailings), true);
             add(hangul::vowel + s % (hangul::vowels * hangul::trailings) / hangul::trailings, false);
             if (s % hangul::trailings != 0) add(hangul::trailing + s % hangul::trailings, false);

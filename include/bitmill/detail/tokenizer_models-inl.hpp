@@ -108,7 +108,8 @@ private:
             if (std::find(std::begin(ids), std::end(ids), vocabulary::no_id) != std::end(ids))
                 return bad("merge " + std::to_string(i) + ", '" + vocabulary::shown(a) + " " +
                            vocabulary::shown(b) + "', is not of tokens of the vocabulary");
-            table.add(ids[0], ids[1], {static_cast<std::uint32_t>(i), ids[2]});
+            if (!table.add(ids[0], ids[1], {static_cast<std::uint32_t>(i), ids[2]}))
+                return bad("merges that were chosen to collide in a hash table");
         }
         return table;
     }

@@ -206,6 +206,20 @@ struct hangul {
     static constexpr char32_t first = 0xac00, leading = 0x1100, vowel = 0x1161, trailing = 0x11a7;
     static constexpr char32_t leadings = 19, vowels = 21, trailings = 28,
                               count = leadings * vowels * trailings;
+
+    [[nodiscard]] static constexpr bool is_leading(char32_t c) noexcept {
+        return c >= leading && c < leading + leadings;
+    }
+    [[nodiscard]] static constexpr bool is_vowel(char32_t c) noexcept {
+        return c >= vowel && c < vowel + vowels;
+    }
+    // The first place stands for none.
+    [[nodiscard]] static constexpr bool is_trailing(char32_t c) noexcept {
+        return c > trailing && c < trailing + trailings;
+    }
+    [[nodiscard]] static constexpr bool is_syllable(char32_t c) noexcept {
+        return c >= first && c < first + count;
+    }
 };
 
 // Which two characters make one.
@@ -231,10 +245,9 @@ public:
     // 0 where they stay two.
     [[nodiscard]] char32_t operator()(char32_t a, char32_t b) const noexcept {
         using h = hangul;
-        if (a - h::leading < h::leadings && b - h::vowel < h::vowels)
+        if (h::is_leading(a) && h::is_vowel(b))
             return h::first + ((a - h::leading) * h::vowels + (b - h::vowel)) * h::trailings;
-        if (a - h::first < h::count && (a - h::first) % h::trailings == 0 &&
-            b - h::trailing - 1 < h::trailings - 1)
+        if (h::is_syllable(a) && (a - h::first) % h::trailings == 0 && h::is_trailing(b))
             return a + (b - h::trailing);
         const std::uint64_t key = std::uint64_t{a} << 32 | b;
         const auto found = std::lower_bound(pairs_.begin(), pairs_.end(), std::pair{key, char32_t{0}});

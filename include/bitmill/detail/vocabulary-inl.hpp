@@ -10,30 +10,11 @@
 #include <string_view>
 #include <vector>
 
+#include <bitmill/detail/hash-inl.hpp>
 #include <bitmill/detail/io_error-inl.hpp>
 #include <bitmill/text/tokenizer.hpp>
 
 namespace bitmill::detail {
-
-// Eight bytes a step (multiply and fold); not for strangers' keys in a chained table, but ours are probed, and bounded.
-[[nodiscard]] inline std::uint64_t hash_of(std::string_view text) noexcept {
-    std::uint64_t h = text.size() * 0x9e3779b97f4a7c15u;
-    const char* at = text.data();
-    std::size_t left = text.size();
-    const auto mix = [&](std::uint64_t word) {
-        h = (h ^ word) * 0xff51afd7ed558ccdu;
-        h ^= h >> 32;
-    };
-    for (; left >= 8; at += 8, left -= 8) {
-        std::uint64_t word;
-        std::memcpy(&word, at, 8);
-        mix(word);
-    }
-    std::uint64_t word = 0;
-    if (left != 0) std::memcpy(&word, at, left);
-    mix(word);
-    return h * 0xc4ceb9fe1a85ec53u >> 7;
-}
 
 class vocabulary {
 public:
@@ -71,10 +52,13 @@ public:
         slots_.assign(slots, no_row);
         for (std::size_t i = 0; i < rows_.size(); ++i) {
             std::size_t slot = hash_of(text(i)) & (slots - 1);
-            for (; slots_[slot] != no_row; slot = (slot + 1) & (slots - 1))
+            for (std::size_t probes = 0; slots_[slot] != no_row; slot = (slot + 1) & (slots - 1)) {
+                if (++probes > max_probes)
+                    return bad_file("a vocabulary whose tokens were chosen to collide in a hash table", file);
                 if (text(slots_[slot]) == text(i))
                     return bad_file("the token '" + shown(text(i)) + "' stands twice in the vocabulary",
                                     file);
+            }
             slots_[slot] = static_cast<std::uint32_t>(i);
             by_id_[static_cast<std::size_t>(rows_[i].id)] = static_cast<std::uint32_t>(i);
         }
