@@ -26,6 +26,7 @@
 #include <bitmill/detail/sha256-inl.hpp>
 #include <bitmill/detail/stored-inl.hpp>
 #include <bitmill/detail/tensor_writer-inl.hpp>
+#include <bitmill/detail/text_encoder-inl.hpp>
 #include <bitmill/detail/thread_team-inl.hpp>
 #include <bitmill/detail/tokenizer-inl.hpp>
 #include <bitmill/detail/torch-inl.hpp>

@@ -16,13 +16,10 @@ namespace cli {
 namespace {
 
 struct bench_flags {
-    std::string model;
-    std::string level;
-    std::string activation = "float";
+    model_flags model;
     std::string length = "128";
     std::size_t batch = 16;
     std::size_t rounds = 0;  // 0: three seconds of them
-    unsigned threads = 0;
     bool json = false;
 };
 
@@ -157,16 +154,12 @@ int run(const bench_flags& flags) {
         return fail(usage("--length is a number of tokens, or two as MIN:MAX, not '" + flags.length + "'"),
                     flags.json);
     if (flags.batch == 0 || flags.batch > 65536) return fail(usage("--batch is 1 to 65536"), flags.json);
-    bitmill::model_options options;
-    options.level = flags.level;
-    options.threads = flags.threads;
-    const auto activation = bitmill::activation_from_text(flags.activation);
-    if (!activation) return fail(activation.error(), flags.json);
-    options.activation = *activation;
+    const auto options = flags.model.read();
+    if (!options) return fail(options.error(), flags.json);
     std::optional<bitmill::encoder_model> model;
     std::optional<bitmill::error> failed;
     const double load = seconds_of([&] {
-        auto opened = bitmill::encoder_model::open(flags.model, options);
+        auto opened = bitmill::encoder_model::open(flags.model.model, *options);
         if (opened) model.emplace(std::move(*opened));
         if (!opened) failed = opened.error();
     });
@@ -176,8 +169,7 @@ int run(const bench_flags& flags) {
         return fail(usage("--length is " + flags.length + ", this model takes sequences of 1 to " +
                           std::to_string(facts.max_tokens) + " tokens"),
                     flags.json);
-    for (const auto& warning : facts.warnings)
-        std::fprintf(stderr, "bitmill: warning: %s\n", printable(warning).c_str());
+    show_warnings(facts);
 
     bench_report report{facts, bench_batch(flags.batch, *range, facts.vocabulary), *range, load * 1000, {}};
     const bitmill::token_batch batch{report.batch.ids, {}, report.batch.lengths};
@@ -205,15 +197,11 @@ int run(const bench_flags& flags) {
 void add_bench(CLI::App& app, action& chosen) {
     auto flags = std::make_shared<bench_flags>();
     auto& verb = *app.add_subcommand("bench", "how fast a model runs: time, tokens a second, memory");
-    verb.add_option("MODEL", flags->model, "a Hugging Face folder of an encoder")->required();
-    verb.add_option("--level", flags->level, "original, fp16, int8, int4, int2; default: as it lies there");
-    verb.add_option("--activation", flags->activation, "of integer layers: float, dynamic-int8")
-        ->capture_default_str();
+    flags->model.add_to(verb);
     verb.add_option("--batch", flags->batch, "sequences")->check(not_negative())->capture_default_str();
     verb.add_option("--length", flags->length, "tokens of a sequence: L, or MIN:MAX to spread them evenly")
         ->capture_default_str();
     verb.add_option("--rounds", flags->rounds, "default: as many as take 3 seconds")->check(not_negative());
-    verb.add_option("--threads", flags->threads, "default: one per core")->check(thread_count());
     verb.add_flag("--json", flags->json, "as JSON");
     verb.callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
 }

@@ -22,6 +22,9 @@ void add_inspect(CLI::App& app, action& chosen);
 void add_validate(CLI::App& app, action& chosen);
 void add_verify(CLI::App& app, action& chosen);
 void add_tokenize(CLI::App& app, action& chosen);
+void add_embed(CLI::App& app, action& chosen);
+void add_rerank(CLI::App& app, action& chosen);
+void add_classify(CLI::App& app, action& chosen);
 void add_bench(CLI::App& app, action& chosen);
 void add_info(CLI::App& app, action& chosen);
 
@@ -48,16 +51,32 @@ struct work_flags {
 // Shows a bar on a terminal, lets Ctrl-C cancel, puts both back when it goes.
 class session {
 public:
+    session();
     explicit session(bitmill::work_options& options);
     ~session();
     session(const session&) = delete;
     session& operator=(const session&) = delete;
 
+    // False once Ctrl-C was pressed. share: 0 to 1.
+    bool show(double share, const std::string& done) const;
+
 private:
     bool bar_;
 };
 
+// --level, --activation, --threads of the verbs that run a model.
+struct model_flags {
+    std::string model;
+    std::string activation = "float";
+    bitmill::model_options options;
+
+    void add_to(CLI::App& verb);
+    // The options; an error where the activation is none.
+    [[nodiscard]] bitmill::result<bitmill::model_options> read() const;
+};
+
 void show_warnings(const bitmill::mill_report& report);  // to stderr
+void show_warnings(const bitmill::model_facts& facts);
 // Prints the report: as JSON, or as a summary with one row a tensor where `rows` asks for it.
 void show(const bitmill::mill_report& report, bool json, bool rows);
 

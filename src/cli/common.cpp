@@ -30,14 +30,12 @@ void handle_signals(void (*handler)(int)) {
     for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaction(number, &act, nullptr);
 }
 
-void draw(const bitmill::progress& now) {
+void draw(double share, const std::string& done) {
     constexpr int width = 30;
-    const double share =
-        now.total_bytes == 0 ? 1 : static_cast<double>(now.done_bytes) / static_cast<double>(now.total_bytes);
     const int filled = static_cast<int>(share * width);
     std::fprintf(stderr, "\r[%-*s] %3d %%  %s", width,
                  std::string(static_cast<std::size_t>(filled), '=').c_str(), static_cast<int>(share * 100),
-                 size_text(now.done_bytes).c_str());
+                 done.c_str());
     std::fflush(stderr);
 }
 
@@ -112,12 +110,20 @@ int work_flags::check(bool needs_output) const {
     return 0;
 }
 
-session::session(bitmill::work_options& options) : bar_(isatty(STDERR_FILENO) != 0) {
-    handle_signals(on_signal);
-    options.on_progress = [bar = bar_](const bitmill::progress& now) {
-        if (bar) draw(now);
-        return interrupted == 0;
+session::session() : bar_(isatty(STDERR_FILENO) != 0) { handle_signals(on_signal); }
+
+session::session(bitmill::work_options& options) : session() {
+    options.on_progress = [this](const bitmill::progress& now) {
+        return show(now.total_bytes == 0
+                        ? 1
+                        : static_cast<double>(now.done_bytes) / static_cast<double>(now.total_bytes),
+                    size_text(now.done_bytes));
     };
+}
+
+bool session::show(double share, const std::string& done) const {
+    if (bar_) draw(share, done);
+    return interrupted == 0;
 }
 
 session::~session() {
@@ -191,9 +197,30 @@ std::string printable(const std::string& text) {
     return carrier.text();
 }
 
+void model_flags::add_to(CLI::App& verb) {
+    verb.add_option("MODEL", model, "a Hugging Face folder of an encoder")->required();
+    verb.add_option("--level", options.level, "original, fp16, int8, int4, int2; default: as it lies there");
+    verb.add_option("--activation", activation, "of integer layers: float, dynamic-int8")
+        ->capture_default_str();
+    verb.add_option("--threads", options.threads, "default: one per core")->check(thread_count());
+}
+
+bitmill::result<bitmill::model_options> model_flags::read() const {
+    const auto found = bitmill::activation_from_text(activation);
+    if (!found) return found.error();
+    bitmill::model_options out = options;
+    out.activation = *found;
+    return out;
+}
+
 void show_warnings(const bitmill::mill_report& report) {
     for (const auto& warning : report.warnings)
         std::fprintf(stderr, "bitmill: warning: %s\n", warning.c_str());
+}
+
+void show_warnings(const bitmill::model_facts& facts) {
+    for (const auto& warning : facts.warnings)
+        std::fprintf(stderr, "bitmill: warning: %s\n", printable(warning).c_str());
 }
 
 void show(const bitmill::mill_report& report, bool json, bool rows) {

@@ -17,6 +17,9 @@ int main(int argc, char** argv) {
     cli::add_validate(app, chosen);
     cli::add_verify(app, chosen);
     cli::add_tokenize(app, chosen);
+    cli::add_embed(app, chosen);
+    cli::add_rerank(app, chosen);
+    cli::add_classify(app, chosen);
     cli::add_bench(app, chosen);
     cli::add_info(app, chosen);
     // A limit of file sizes (ulimit -f) shows as an error of write(), with a message, not as a signal.
