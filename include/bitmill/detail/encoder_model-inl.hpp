@@ -345,6 +345,7 @@ BITMILL_INLINE result<std::unique_ptr<encoder_model::content>> encoder_model::co
     facts.labels = *classes ? (*classes)->out.out() : 0;
     facts.pooling = sentence->pooling;
     facts.normalize = sentence->normalize;
+    facts.include_prompt = sentence->include_prompt;
     facts.file_bytes = weights->file_bytes();
     facts.weight_bytes = weights->loaded_bytes();
     facts.warnings = weights->warnings();

@@ -25,6 +25,7 @@ BITMILL_INLINE std::string model_facts::json(int indent) const {
                                 {"labels", labels},
                                 {"pooling", to_text(pooling)},
                                 {"normalize", normalize},
+                                {"include_prompt", include_prompt},
                                 {"file_bytes", file_bytes},
                                 {"weight_bytes", weight_bytes},
                                 {"warnings", warnings}})

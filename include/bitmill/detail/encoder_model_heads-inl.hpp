@@ -36,6 +36,7 @@ inline result<json> read_side_json(const std::string& root, const std::string& n
 struct sentence_head {
     bitmill::pooling pooling = pooling::mean;
     bool normalize = false;
+    bool include_prompt = true;
     std::string missing = {};
 };
 
@@ -98,6 +99,8 @@ private:
                 size != config->end() && !size->is_null() && *size != hidden_size_)
                 return refuse(std::string(key) + " is " + shown(*size) + ", the model's hidden size " +
                               std::to_string(hidden_size_) + "; fetch the files of one model again");
+        if (const auto included = config->find("include_prompt"); included != config->end())
+            out_.include_prompt = *included != false;
         const auto modes = modes_of(*config);
         if (modes.empty()) return refuse("names no pooling mode; set pooling_mode, for one to \"mean\"");
         std::string all;

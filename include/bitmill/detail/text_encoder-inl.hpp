@@ -196,6 +196,13 @@ BITMILL_INLINE result<void> text_encoder::embed(std::span<const std::string_view
     const content& it = *content_;
     return detail::guard(it.model.facts().path, [&]() -> result<void> {
         const std::size_t size = it.model.facts().embedding_size;
+        const auto prompt = it.prompt_of(options);
+        if (!prompt) return prompt.error();
+        if (!prompt->empty() && !it.model.facts().include_prompt)
+            return error{.code = error_code::unsupported,
+                         .message = "include_prompt is false: a mean that leaves the prompt out is not run by this "
+                                    "version; embed without a prompt",
+                         .file = it.model.facts().path + "/1_Pooling/config.json"};
         if (auto sound = content::check_room(dst.size(), texts.size() * size); !sound) return sound;
         return it.run_texts(texts, options, [&](std::size_t first, const token_batch& batch) {
             return it.model.embed(batch, dst.subspan(first * size, batch.lengths.size() * size));
