@@ -20,7 +20,7 @@ public:
         : root_(std::move(root)), texts_(std::move(texts)) {}
 
     result<text_facts> read(const model_facts& model) {
-        out_.max_length = model.max_tokens;
+        out_.max_length = tokenizer_length_ = model.max_tokens;
         for (const auto step : {&text_config_reader::read_tokenizer_config, &text_config_reader::read_lengths,
                                 &text_config_reader::read_prompts})
             if (auto done = (this->*step)(); !done) return done.error();
