@@ -117,7 +117,7 @@ def main():
     )
     parser.add_argument("--json", metavar="FILE", help="write the raw seconds")
     options = parser.parse_args()
-    program = machine.find_program("bitmill_bench", "BITMILL_BENCH_BIN")
+    program = machine.find_program("bitmill_bench_codec", "BITMILL_BENCH_BIN")
     samples, absent = measure(max(1, options.rounds), program, options.min_time)
     if options.json:
         with open(options.json, "w") as file:
