@@ -14,8 +14,8 @@
  * Buffers are the caller's. Sizes ending in _bytes count bytes, all others elements. Texts are UTF-8 with a NUL behind;
  * paths may hold any bytes, which messages show as \xNN.
  *
- * Threads. Every function may be called from any thread at any time; a report may be read, and a model run, from many
- * threads at once. What a destroy function is given must not be in use.
+ * Threads. Every function may be called from any thread at any time; a report may be read, and a model, a tokenizer or a text
+ * encoder run, from many threads at once. What a destroy function is given must not be in use.
  */
 #ifndef BITMILL_H
 #define BITMILL_H
@@ -534,6 +534,123 @@ typedef void (*bitmill_layer_observer)(void* context, const char* layer, const f
 /* Calls the observer for every layer of every run from now on; NULL ends that. Not while the model runs. */
 BITMILL_API bitmill_status bitmill_model_observe(bitmill_model* model, bitmill_layer_observer observer,
                                                  void* context, bitmill_error* error);
+
+/* ---- text in: tokens, embeddings, scores, classes ------------------------------------------------------------ */
+
+/* Each is UTF-8; what is not counts as U+FFFD. */
+typedef struct bitmill_texts {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const char* const* data;
+    const uint64_t* bytes; /* of each text; NULL: all have a NUL behind */
+    uint64_t count;
+} bitmill_texts;
+#define BITMILL_TEXTS_INIT {(uint32_t)sizeof(bitmill_texts), 0, NULL, NULL, 0}
+
+/* A tokenizer.json: the ids, offsets and types of the tokenizers package. */
+typedef struct bitmill_tokenizer bitmill_tokenizer;
+
+typedef struct bitmill_tokenize_options {
+    uint32_t struct_size;
+    int32_t no_special_tokens; /* [CLS], [SEP] and the like are left out */
+    uint64_t max_length;       /* tokens at most, special ones included; 0: as the file says */
+    int32_t no_truncation;     /* whatever the file says */
+    uint32_t reserved;
+} bitmill_tokenize_options;
+#define BITMILL_TOKENIZE_OPTIONS_INIT {(uint32_t)sizeof(bitmill_tokenize_options), 0, 0, 0, 0}
+
+/* Where the tokens of a text go: arrays of the caller's, each may be NULL. */
+typedef struct bitmill_token_sequence {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t capacity; /* elements of each array */
+    uint64_t count;    /* set to the number of tokens, also where the capacity is less */
+    int32_t* ids;
+    int32_t* types;   /* 1: of the second text, where the model tells them apart */
+    uint32_t* begins; /* characters (code points, not bytes) of the token's text; 0 for special tokens */
+    uint32_t* ends;   /* one behind the last */
+    uint8_t* special_tokens; /* 1: added around the text */
+} bitmill_token_sequence;
+#define BITMILL_TOKEN_SEQUENCE_INIT \
+    {(uint32_t)sizeof(bitmill_token_sequence), 0, 0, 0, NULL, NULL, NULL, NULL, NULL}
+
+/* A tokenizer.json, or a folder that holds one. UNSUPPORTED: names the part of it that this version has not. */
+BITMILL_API bitmill_status bitmill_tokenizer_open(const char* path, bitmill_tokenizer** tokenizer,
+                                                  bitmill_error* error);
+
+/* NULL is fine. */
+BITMILL_API void bitmill_tokenizer_destroy(bitmill_tokenizer* tokenizer);
+
+/* One text, or two as a pair. options may be NULL. With all arrays NULL the call only counts. INVALID_ARGUMENT: the
+ * capacity is too small, a text has more than 16 MiB, max_length is less than the special tokens. */
+BITMILL_API bitmill_status bitmill_tokenizer_encode(const bitmill_tokenizer* tokenizer,
+                                                    const bitmill_texts* text,
+                                                    const bitmill_tokenize_options* options,
+                                                    bitmill_token_sequence* dst, bitmill_error* error);
+
+/* An encoder with its tokenizer: what sentence-transformers and rerankers make of a text. */
+typedef struct bitmill_text_encoder bitmill_text_encoder;
+
+typedef struct bitmill_text_options {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t max_length; /* tokens of a sequence at most; 0: the model's */
+    /* Put in front of every text: as it stands ("query: "), or by its name in config_sentence_transformers.json. Both
+     * NULL: the file's default, mostly none. Not of pairs. */
+    const char* prompt;
+    const char* prompt_name;
+    const bitmill_hooks* hooks; /* progress is used, and told texts instead of bytes; the others are not */
+} bitmill_text_options;
+#define BITMILL_TEXT_OPTIONS_INIT {(uint32_t)sizeof(bitmill_text_options), 0, 0, NULL, NULL, NULL}
+
+/* A folder with a model and its tokenizer.json, which may also lie one above a variant. options may be NULL; their
+ * hooks lend memory to the model, and not to the tokenizer. Errors: those of bitmill_model_open and
+ * bitmill_tokenizer_open; BAD_INPUT where they do not belong together. */
+BITMILL_API bitmill_status bitmill_text_encoder_open(const char* path, const bitmill_model_options* options,
+                                                     bitmill_text_encoder** encoder, bitmill_error* error);
+
+/* NULL is fine. The hooks that the encoder was opened with are called here. */
+BITMILL_API void bitmill_text_encoder_destroy(bitmill_text_encoder* encoder);
+
+/* Its two parts, which live as long as it does, and are not to be destroyed. NULL of NULL. */
+BITMILL_API const bitmill_model* bitmill_text_encoder_model(const bitmill_text_encoder* encoder);
+BITMILL_API const bitmill_tokenizer* bitmill_text_encoder_tokenizer(const bitmill_text_encoder* encoder);
+
+/* Lengths, prompts and labels as JSON. Sizes as in bitmill_report_json. */
+BITMILL_API bitmill_status bitmill_text_encoder_json(const bitmill_text_encoder* encoder, char* dst,
+                                                     size_t dst_bytes, size_t* needed_bytes,
+                                                     bitmill_error* error);
+
+/* The ways to run it. options may be NULL; what dst holds after a failure is undefined. INVALID_ARGUMENT: dst has
+ * another number of elements, a prompt_name is unknown, max_length is less than the special tokens. */
+
+/* A vector for each text: [texts->count, embedding_size]. */
+BITMILL_API bitmill_status bitmill_text_encoder_embed(const bitmill_text_encoder* encoder,
+                                                      const bitmill_texts* texts,
+                                                      const bitmill_text_options* options, float* dst,
+                                                      uint64_t dst_count, bitmill_error* error);
+
+/* Probabilities: [texts->count, labels]. Of one label, or several at once, each by itself; else they add up to 1.
+ * UNSUPPORTED: the model has no such head, or one of regression. */
+BITMILL_API bitmill_status bitmill_text_encoder_classify(const bitmill_text_encoder* encoder,
+                                                         const bitmill_texts* texts,
+                                                         const bitmill_text_options* options, float* dst,
+                                                         uint64_t dst_count, bitmill_error* error);
+
+/* What the head gives for the pairs (first, second): [first->count, labels]. */
+BITMILL_API bitmill_status bitmill_text_encoder_pair_logits(const bitmill_text_encoder* encoder,
+                                                            const bitmill_texts* first,
+                                                            const bitmill_texts* second,
+                                                            const bitmill_text_options* options, float* dst,
+                                                            uint64_t dst_count, bitmill_error* error);
+
+/* Documents by falling score, equal ones in their order: order[i] is the number of the document in place i, scores[i]
+ * (scores may be NULL) the sigmoid of its logit. dst_count is documents->count. UNSUPPORTED: the model has not one label. */
+BITMILL_API bitmill_status bitmill_text_encoder_rerank(const bitmill_text_encoder* encoder, const char* query,
+                                                       const bitmill_texts* documents,
+                                                       const bitmill_text_options* options, uint64_t* order,
+                                                       float* scores, uint64_t dst_count,
+                                                       bitmill_error* error);
 
 #ifdef __cplusplus
 }

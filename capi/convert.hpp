@@ -74,6 +74,17 @@ inline constexpr struct_facts facts_of<bitmill_model_facts>{"bitmill_model_facts
 template <>
 inline constexpr struct_facts facts_of<bitmill_tokens>{"bitmill_tokens",
                                                        offsetof(bitmill_tokens, lengths_count) + 8};
+template <>
+inline constexpr struct_facts facts_of<bitmill_texts>{"bitmill_texts", offsetof(bitmill_texts, count) + 8};
+template <>
+inline constexpr struct_facts facts_of<bitmill_tokenize_options>{
+    "bitmill_tokenize_options", offsetof(bitmill_tokenize_options, reserved) + 4};
+template <>
+inline constexpr struct_facts facts_of<bitmill_token_sequence>{
+    "bitmill_token_sequence", offsetof(bitmill_token_sequence, special_tokens) + sizeof(void*)};
+template <>
+inline constexpr struct_facts facts_of<bitmill_text_options>{
+    "bitmill_text_options", offsetof(bitmill_text_options, hooks) + sizeof(void*)};
 
 // No struct will ever be larger; a larger struct_size is memory that was never initialised.
 inline constexpr std::size_t largest_struct = 4096;

@@ -1,60 +1,18 @@
 // The C interface's models that run.
 #include <algorithm>
 #include <cstring>
-#include <memory>
-#include <new>
-#include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 
 #include <bitmill/model/encoder_model.hpp>
 
 #include "bitmill.h"
 #include "convert.hpp"
 #include "guard.hpp"
-
-// What the model uses while it lives comes first: it is destroyed last.
-struct bitmill_model {
-    bitmill_hooks hooks;
-    bitmill::capi::host_memory memory;
-    std::optional<bitmill::encoder_model> encoder;
-};
+#include "model.hpp"
 
 namespace bitmill::capi {
 namespace {
-
-struct model_deleter {
-    void operator()(bitmill_model* model) const noexcept {
-        host_memory memory = model->memory;
-        model->~bitmill_model();
-        memory.deallocate(model, sizeof(bitmill_model), alignof(bitmill_model));
-    }
-};
-using model_handle = std::unique_ptr<bitmill_model, model_deleter>;
-
-result<void> open_model(const char* path, const bitmill_model_options* given, bitmill_model** dst) {
-    const auto from = text_from(path, "path");
-    if (!from) return from.error();
-    const auto c = read_optional(given);
-    if (!c) return c.error();
-    const auto hooks = hooks_from(c->hooks);
-    if (!hooks) return hooks.error();
-    model_options options;
-    options.threads = c->threads;
-    if (c->level != nullptr) options.level = c->level;
-    if (auto done = put_named(c->activation, activation_from_text, options.activation); !done)
-        return done.error();
-    host_memory memory(*hooks);
-    model_handle model(new (memory.allocate(sizeof(bitmill_model), alignof(bitmill_model)))
-                           bitmill_model{*hooks, memory, std::nullopt});
-    put_host(model->hooks, model->memory, options);
-    auto opened = encoder_model::open(*from, options);
-    if (!opened) return opened.error();
-    model->encoder = std::move(opened).value();
-    *dst = model.release();
-    return {};
-}
 
 // Into an array of a struct that is 0 everywhere.
 template <std::size_t Size>
@@ -85,13 +43,7 @@ bitmill_model_facts facts_from(const model_facts& facts) noexcept {
 
 result<const encoder_model*> encoder_of(const bitmill_model* model) {
     if (model == nullptr) return invalid("model is NULL");
-    return &*model->encoder;
-}
-
-template <class Element>
-result<std::span<Element>> elements_from(Element* data, std::uint64_t count, const char* what) {
-    if (data == nullptr && count != 0) return invalid(std::string(what) + " is NULL");
-    return std::span<Element>(data, static_cast<std::size_t>(count));
+    return model->encoder;
 }
 
 result<token_batch> batch_from(const bitmill_tokens* given) {
@@ -131,11 +83,15 @@ bitmill_status bitmill_model_open(const char* path, const bitmill_model_options*
     if (model != nullptr) *model = nullptr;
     return capi::guard(error, [&]() -> result<void> {
         if (model == nullptr) return capi::invalid("model is NULL");
-        return capi::open_model(path, options, model);
+        auto opened = capi::open_handle<bitmill_model>(path, options);
+        if (!opened) return opened.error();
+        (*opened)->encoder = &*(*opened)->own;
+        *model = opened->release();
+        return {};
     });
 }
 
-void bitmill_model_destroy(bitmill_model* model) { capi::model_handle().reset(model); }
+void bitmill_model_destroy(bitmill_model* model) { capi::handle_of<bitmill_model>().reset(model); }
 
 bitmill_status bitmill_model_get_facts(const bitmill_model* model, bitmill_model_facts* facts,
                                        bitmill_error* error) {
@@ -184,7 +140,7 @@ bitmill_status bitmill_model_observe(bitmill_model* model, bitmill_layer_observe
                                        std::size_t cols) {
                 observer(context, std::string(layer).c_str(), x, rows, cols);
             };
-        model->encoder->observe(std::move(call));
+        model->own->observe(std::move(call));
         return {};
     });
 }

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <span>
@@ -14,11 +15,16 @@ struct embed_flags {
     std::string npy;
 };
 
-// A matrix of floats as numpy reads it (NEP 1, version 1.0).
+// A matrix of floats as numpy reads it (NEP 1, version 1.0). It appears whole or not at all; what is no file (a pipe,
+// /dev/stdout) is written as it comes.
 class npy_file {
 public:
-    npy_file(const std::string& path, std::size_t rows, std::size_t cols)
-        : path_(path), file_(path, std::ios::binary) {
+    npy_file(const std::string& path, std::size_t rows, std::size_t cols) : path_(path), partial_(path) {
+        std::error_code ignored;
+        const auto there = std::filesystem::status(path, ignored);
+        if (!std::filesystem::exists(there) || std::filesystem::is_regular_file(there))
+            partial_ += ".bitmill-partial";
+        file_.open(partial_, std::ios::binary);
         std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + std::to_string(rows) +
                              ", " + std::to_string(cols) + "), }";
         constexpr std::size_t before = 10, aligned = 64;
@@ -40,8 +46,20 @@ public:
         file_.write(reinterpret_cast<const char*>(values.data()),
                     static_cast<std::streamsize>(values.size_bytes()));
     }
+    npy_file(const npy_file&) = delete;
+    npy_file& operator=(const npy_file&) = delete;
+    ~npy_file() {
+        std::error_code ignored;
+        if (partial_ != path_) std::filesystem::remove(partial_, ignored);
+    }
     bitmill::result<void> close() {
         file_.close();
+        std::error_code failed;
+        if (file_ && partial_ != path_) std::filesystem::rename(partial_, path_, failed);
+        if (failed) file_.setstate(std::ios::failbit);
+        return state();
+    }
+    [[nodiscard]] bitmill::result<void> state() const {
         if (file_) return {};
         return bitmill::error{.code = bitmill::error_code::io,
                               .message = "cannot be written; check the folder and the space that is left",
@@ -49,7 +67,7 @@ public:
     }
 
 private:
-    std::string path_;
+    std::string path_, partial_;
     std::ofstream file_;
 };
 
@@ -76,7 +94,10 @@ int run(const embed_flags& flags) {
     const auto& facts = model->model().facts();
     const std::size_t size = facts.embedding_size;
     std::unique_ptr<npy_file> file;
-    if (!flags.npy.empty()) file = std::make_unique<npy_file>(flags.npy, texts->size(), size);
+    if (!flags.npy.empty()) {
+        file = std::make_unique<npy_file>(flags.npy, texts->size(), size);
+        if (const auto opened = file->state(); !opened) return fail(opened.error(), json);
+    }
     const bool rows = !json && !file;
     json_results results(facts, "\"embedding_size\": " + std::to_string(size) + ", ");
     std::vector<float> vectors;
@@ -96,7 +117,7 @@ int run(const embed_flags& flags) {
     if (status != 0) return status;
     if (json) results.end();
     if (file)
-        if (const auto closed = file->close(); !closed) return fail(closed.error(), false);
+        if (const auto closed = file->close(); !closed) return fail(closed.error(), json);
     if (file && !json)
         std::printf("%s: %zu x %zu floats, level %s\n", printable(flags.npy).c_str(), texts->size(), size,
                     facts.effective.c_str());

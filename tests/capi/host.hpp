@@ -10,6 +10,7 @@
 #include <doctest/doctest.h>
 
 #include <encoders.hpp>
+#include <letter_tokenizer.hpp>
 #include <models.hpp>
 #include <temp_folder.hpp>
 
@@ -43,6 +44,18 @@ public:
         really.dry_run = 0;
         REQUIRE(bitmill_mill(model_path.c_str(), milled.c_str(), &really, nullptr, nullptr) == BITMILL_OK);
         put_encoder(encoder);
+        put_file(encoder + "/tokenizer.json", letter_tokenizer(16));
+        put_encoder(reranker, 1);
+        put_file(reranker + "/tokenizer.json", letter_tokenizer(16));
+        REQUIRE(bitmill_text_encoder_open(encoder.c_str(), nullptr, &text_encoder, nullptr) == BITMILL_OK);
+        REQUIRE(bitmill_text_encoder_open(reranker.c_str(), nullptr, &text_reranker, nullptr) == BITMILL_OK);
+        texts.data = words.data();
+        texts.count = words.size();
+        one_text = texts;
+        one_text.count = 1;
+        text_options.hooks = &hooks;
+        sequence.capacity = places.size();
+        sequence.ids = places.data();
         REQUIRE(bitmill_model_open(encoder.c_str(), nullptr, &running, nullptr) == BITMILL_OK);
         model_options.hooks = &hooks;
         tokens.ids = ids.data();
@@ -50,7 +63,11 @@ public:
         tokens.lengths = lengths.data();
         tokens.lengths_count = lengths.size();
     }
-    ~host() { bitmill_model_destroy(running); }
+    ~host() {
+        bitmill_model_destroy(running);
+        bitmill_text_encoder_destroy(text_encoder);
+        bitmill_text_encoder_destroy(text_reranker);
+    }
     host(const host&) = delete;
     host& operator=(const host&) = delete;
 
@@ -109,6 +126,42 @@ public:
     bitmill_status hidden() { return run(bitmill_model_hidden, ids.size() * encoder_hidden); }
     bitmill_status logits() { return run(bitmill_model_logits, lengths.size() * encoder_labels); }
 
+    bitmill_status open_text() {
+        bitmill_text_encoder* model = text_encoder;  // a failure has something to clear
+        const auto status = bitmill_text_encoder_open(encoder.c_str(), model_options_at, &model, &error);
+        CHECK((model != nullptr) == (status == BITMILL_OK));
+        bitmill_text_encoder_destroy(model);
+        return status;
+    }
+    bitmill_status tokenize() {
+        sequence_at->count = 99;
+        const auto status = bitmill_tokenizer_encode(bitmill_text_encoder_tokenizer(text_encoder),
+                                                     one_text_at, tokenize_options_at, sequence_at, &error);
+        if (status == BITMILL_OK) CHECK(sequence_at->count == 5);
+        return status;
+    }
+    bitmill_status embed_texts() {
+        results.assign(words.size() * encoder_hidden, 0.0f);
+        return bitmill_text_encoder_embed(text_encoder, texts_at, text_options_at, results.data(),
+                                          results.size(), &error);
+    }
+    bitmill_status classify() {
+        results.assign(words.size() * encoder_labels, 0.0f);
+        return bitmill_text_encoder_classify(text_encoder, texts_at, text_options_at, results.data(),
+                                             results.size(), &error);
+    }
+    bitmill_status pair_logits() {
+        results.assign(words.size() * encoder_labels, 0.0f);
+        return bitmill_text_encoder_pair_logits(text_encoder, texts_at, texts_at, text_options_at,
+                                                results.data(), results.size(), &error);
+    }
+    bitmill_status rerank() {
+        order.assign(words.size(), 0);
+        results.assign(words.size(), 0.0f);
+        return bitmill_text_encoder_rerank(text_reranker, "abc", texts_at, text_options_at, order.data(),
+                                           results.data(), order.size(), &error);
+    }
+
     temp_folder folder, other_folder;
     std::string model_path, out;
     bitmill_error error = BITMILL_ERROR_INIT;
@@ -131,6 +184,22 @@ public:
     bitmill_tokens tokens = BITMILL_TOKENS_INIT;
     std::vector<std::int32_t> ids{1, 7, 2, 3, 1, 9};
     std::vector<std::uint32_t> lengths{2, 1, 3};
+    std::string reranker = other_folder / "reranker";
+    bitmill_text_encoder* text_encoder = nullptr;   // of `encoder`
+    bitmill_text_encoder* text_reranker = nullptr;  // of `reranker`
+    std::vector<const char*> words{"abc", "p", "hello a"};
+    bitmill_texts texts = BITMILL_TEXTS_INIT, one_text = BITMILL_TEXTS_INIT;
+    bitmill_text_options text_options = BITMILL_TEXT_OPTIONS_INIT;
+    bitmill_tokenize_options tokenize_options = BITMILL_TOKENIZE_OPTIONS_INIT;
+    bitmill_token_sequence sequence = BITMILL_TOKEN_SEQUENCE_INIT;
+    // What the calls of texts are given.
+    const bitmill_model_options* model_options_at = &model_options;
+    const bitmill_texts *texts_at = &texts, *one_text_at = &one_text;
+    const bitmill_text_options* text_options_at = &text_options;
+    const bitmill_tokenize_options* tokenize_options_at = &tokenize_options;
+    bitmill_token_sequence* sequence_at = &sequence;
+    std::vector<std::int32_t> places = std::vector<std::int32_t>(5);
+    std::vector<std::uint64_t> order;
     bitmill_report* report = nullptr;
     std::vector<float> values = std::vector<float>(4 * 32, 0.5f);
     std::vector<float> results;
@@ -152,11 +221,25 @@ private:
 };
 
 using call = bitmill_status (host::*)();
-inline const std::vector<std::pair<const char*, call>> all_calls = {
-    {"encode_bound", &host::bound}, {"encode", &host::encode},         {"decode", &host::decode},
-    {"mill", &host::mill},          {"dequantize", &host::dequantize}, {"inspect", &host::inspect},
-    {"validate", &host::validate},  {"verify", &host::verify},         {"batch", &host::batch},
-    {"model_open", &host::open},    {"facts", &host::get_facts},       {"embed", &host::embed},
-    {"hidden", &host::hidden},      {"logits", &host::logits}};
+inline const std::vector<std::pair<const char*, call>> all_calls = {{"encode_bound", &host::bound},
+                                                                    {"encode", &host::encode},
+                                                                    {"decode", &host::decode},
+                                                                    {"mill", &host::mill},
+                                                                    {"dequantize", &host::dequantize},
+                                                                    {"inspect", &host::inspect},
+                                                                    {"validate", &host::validate},
+                                                                    {"verify", &host::verify},
+                                                                    {"batch", &host::batch},
+                                                                    {"model_open", &host::open},
+                                                                    {"facts", &host::get_facts},
+                                                                    {"embed", &host::embed},
+                                                                    {"hidden", &host::hidden},
+                                                                    {"logits", &host::logits},
+                                                                    {"tokenize", &host::tokenize},
+                                                                    {"open_text", &host::open_text},
+                                                                    {"embed_texts", &host::embed_texts},
+                                                                    {"classify", &host::classify},
+                                                                    {"pair_logits", &host::pair_logits},
+                                                                    {"rerank", &host::rerank}};
 
 }  // namespace bitmill_test

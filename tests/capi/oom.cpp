@@ -19,6 +19,7 @@
 
 #include <coded.hpp>
 #include <encoders.hpp>
+#include <letter_tokenizer.hpp>
 #include <models.hpp>
 #include <temp_folder.hpp>
 
@@ -356,6 +357,56 @@ void run_encoder(models& m, const char* level, bool own_memory, bool every) {
         own_memory ? failing_memory::source::hook : failing_memory::source::heap, every);
 }
 
+// From text to tokens, vectors, classes; the tokenizer lives on the heap.
+void run_text(models& m, bool every) {
+    const std::string folder = m.path("encoder");
+    bitmill_model_options options = BITMILL_MODEL_OPTIONS_INIT;
+    options.threads = 1;
+    const char* const words[] = {"abc hello", "x", "a text of some more letters"};
+    constexpr std::size_t count = std::size(words);
+    bitmill_texts texts = BITMILL_TEXTS_INIT;
+    texts.data = words;
+    texts.count = count;
+    bitmill_texts pair = texts;
+    pair.count = 2;
+    std::vector<std::int32_t> ids(64), expected_ids;
+    std::vector<float> now(count * (encoder_hidden + 2 * encoder_labels)), expected;
+    run({"open + json + tokenize + embed + classify + pairs of texts",
+         [&](bitmill_error& error) {
+             bitmill_text_encoder* encoder = nullptr;
+             auto done = bitmill_text_encoder_open(folder.c_str(), &options, &encoder, &error);
+             std::array<char, 4096> json{};
+             if (done == BITMILL_OK)
+                 done = bitmill_text_encoder_json(encoder, json.data(), json.size(), nullptr, &error);
+             bitmill_token_sequence sequence = BITMILL_TOKEN_SEQUENCE_INIT;
+             sequence.capacity = ids.size();
+             sequence.ids = ids.data();
+             if (done == BITMILL_OK)
+                 done = bitmill_tokenizer_encode(bitmill_text_encoder_tokenizer(encoder), &pair, nullptr,
+                                                 &sequence, &error);
+             float* dst = now.data();
+             if (done == BITMILL_OK)
+                 done = bitmill_text_encoder_embed(encoder, &texts, nullptr, dst, count * encoder_hidden,
+                                                   &error);
+             dst += count * encoder_hidden;
+             if (done == BITMILL_OK)
+                 done = bitmill_text_encoder_classify(encoder, &texts, nullptr, dst, count * encoder_labels,
+                                                      &error);
+             dst += count * encoder_labels;
+             if (done == BITMILL_OK)
+                 done = bitmill_text_encoder_pair_logits(encoder, &texts, &texts, nullptr, dst,
+                                                         count * encoder_labels, &error);
+             bitmill_text_encoder_destroy(encoder);
+             return done;
+         },
+         [&](bool finished) -> std::string {
+             if (!finished) return {};
+             if (expected.empty()) expected = now, expected_ids = ids;
+             return now == expected && ids == expected_ids ? "" : "other tokens or floats";
+         }},
+        failing_memory::source::heap, every);
+}
+
 // Calls that fail anyway: the words of an error need memory, too.
 void run_errors(models& m, bool every) {
     const auto none = [](bool) { return std::string(); };
@@ -476,5 +527,7 @@ int main(int argc, char** argv) {
     }
     for (const char* level : {"original", "int8"})
         for (const bool own_memory : {false, true}) run_encoder(m, level, own_memory, every);
+    put_file(m.path("encoder/tokenizer.json"), letter_tokenizer(16));
+    run_text(m, every);
     return failures == 0 ? 0 : 1;
 }

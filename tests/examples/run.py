@@ -217,6 +217,23 @@ def check_c_program(at):
     assert "nowhere" in at.run("c_program", at.work / "nowhere", at.work / "o", status=1).stderr
 
 
+def check_c_search(at):
+    model = make_encoder(at.work / "encoder")
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "house", "##s"]
+    (model / "tokenizer.json").write_text(json.dumps({
+        "added_tokens": [], "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                  "max_input_chars_per_word": 100, "vocab": {token: i for i, token in enumerate(tokens)}},
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}}))
+    texts = ["green", "red houses", "red houses blue", "blue"]
+    rows = [line.split(maxsplit=1) for line in at.run("c_search", model, "red houses", *texts).stdout.splitlines()]
+    assert sorted(text for _, text in rows) == sorted(texts) and rows[0][1] == "red houses"
+    assert [float(value) for value, _ in rows] == sorted((float(value) for value, _ in rows), reverse=True)
+    (model / "tokenizer.json").unlink()
+    assert "tokenizer.json" in at.run("c_search", model, "a", "b", status=1).stderr
+    at.run("c_search", model, "a", status=2)
+
+
 def check_c_host_hooks(at):
     done = at.run("c_host_hooks", at.model, at.work / "out")
     peak, limit, tasks = map(int, at.match(r"done: 100 %, peak (\d+) of (\d+) bytes, 0 left behind, (\d+) tasks", done.stdout))

@@ -47,7 +47,7 @@ ALLOWED = {layer: closure(layer) for layer in BELOW}
 
 def layer_of_detail(include, name, asked=()):
     """detail/X-inl.hpp and detail/X_part-inl.hpp belong to the layer whose header is X.hpp; a file that several
-    bodies share belongs to the lowest layer that includes it."""
+    bodies share belongs to the highest layer that all of them may include."""
     stem = name.removesuffix(".hpp").removesuffix("-inl")
     while stem:
         owners = {path.parent.name for path in include.glob(f"*/{stem}.hpp") if path.parent.name in BELOW}
@@ -58,8 +58,8 @@ def layer_of_detail(include, name, asked=()):
              for path in include.rglob("*.hpp")
              if path.name not in asked and f"<bitmill/detail/{name}>" in path.read_text()}
     users.discard(None)
-    lowest = [layer for layer in users if all(layer in ALLOWED[user] for user in users)]
-    return lowest[0] if lowest else None
+    common = set.intersection(*(ALLOWED[user] for user in users)) if users else set()
+    return next((layer for layer in common if common <= ALLOWED[layer]), None)
 
 
 def layer_of(include, path, asked=()):

@@ -13,6 +13,7 @@
 
 #include <encoder_models.hpp>
 #include <io_files.hpp>
+#include <letter_tokenizer.hpp>
 #include <temp_folder.hpp>
 
 using namespace bitmill_test;
@@ -22,26 +23,13 @@ using texts = std::vector<std::string_view>;
 
 namespace {
 
-// Small letters, one token each: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, a 4 ... z 29, ##a 30 ... ##z 55.
-std::string tokenizer_file() {
-    std::string vocabulary = R"("[PAD]":0,"[UNK]":1,"[CLS]":2,"[SEP]":3)";
-    for (const bool later : {false, true})
-        for (char c = 'a'; c <= 'z'; ++c)
-            vocabulary += std::string(",\"") + (later ? "##" : "") + c +
-                          "\":" + std::to_string(c - 'a' + (later ? 30 : 4));
-    return R"({"version":"1.0","added_tokens":[],"normalizer":null,"pre_tokenizer":{"type":"BertPreTokenizer"},
-      "model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"##","max_input_chars_per_word":100,"vocab":{)" +
-           vocabulary +
-           R"(}},"post_processor":{"type":"BertProcessing","sep":["[SEP]",3],"cls":["[CLS]",2]}})";
-}
-
 struct folder {
     temp_folder place{memory_parent()};
     std::string path = place / "m";
 
     explicit folder(const encoder_shape& shape = {}) {
         put_encoder(path, shape);
-        put("tokenizer.json", tokenizer_file());
+        put("tokenizer.json", letter_tokenizer());
     }
     void put(const std::string& name, const std::string& text) const { put_file(path + "/" + name, text); }
     [[nodiscard]] text_encoder open() const { return text_encoder::open(path).value(); }

@@ -16,19 +16,20 @@ inline constexpr std::size_t encoder_hidden = 48, encoder_heads = 3, encoder_inn
 inline constexpr std::size_t encoder_vocabulary = 37, encoder_types = 2, encoder_tokens = 19,
                              encoder_labels = 3;
 
-inline std::string encoder_config() {
+inline std::string encoder_config(std::size_t labels = encoder_labels) {
     const auto field = [](const char* name, std::size_t value) {
         return std::string(", \"") + name + "\": " + std::to_string(value);
     };
     return R"({"model_type": "bert", "architectures": ["BertForSequenceClassification"], "dtype": "float32",)"
-           R"( "hidden_act": "gelu", "layer_norm_eps": 1e-12, "id2label": {"0": "a", "1": "b", "2": "c"})" +
+           R"( "hidden_act": "gelu", "layer_norm_eps": 1e-12, "id2label": )" +
+           std::string(labels == 1 ? R"({"0": "a"})" : R"({"0": "a", "1": "b", "2": "c"})") +
            field("hidden_size", encoder_hidden) + field("num_attention_heads", encoder_heads) +
            field("intermediate_size", encoder_inner) + field("num_hidden_layers", encoder_layers) +
            field("vocab_size", encoder_vocabulary) + field("type_vocab_size", encoder_types) +
            field("max_position_embeddings", encoder_tokens) + "}";
 }
 
-inline std::vector<made_tensor> encoder_tensors() {
+inline std::vector<made_tensor> encoder_tensors(std::size_t labels = encoder_labels) {
     std::vector<made_tensor> all;
     const auto add = [&](const std::string& name, std::vector<std::uint64_t> shape,
                          spread kind = spread::gaussian) {
@@ -57,10 +58,13 @@ inline std::vector<made_tensor> encoder_tensors() {
         add_norm(layer + "output");
     }
     add_linear("bert.pooler.dense", encoder_hidden, encoder_hidden);
-    add_linear("classifier", encoder_labels, encoder_hidden);
+    add_linear("classifier", labels, encoder_hidden);
     return all;
 }
 
-inline void put_encoder(const std::string& folder) { put_model(folder, encoder_tensors(), encoder_config()); }
+// labels: 3, or 1 for a reranker.
+inline void put_encoder(const std::string& folder, std::size_t labels = encoder_labels) {
+    put_model(folder, encoder_tensors(labels), encoder_config(labels));
+}
 
 }  // namespace bitmill_test

@@ -13,6 +13,7 @@
 
 #include <bitmill/core/fp_environment.hpp>
 #include <bitmill/detail/guard-inl.hpp>
+#include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/text_encoder_config-inl.hpp>
 #include <bitmill/kernels/layer_reference.hpp>
 #include <bitmill/model/text_encoder.hpp>
@@ -172,6 +173,18 @@ BITMILL_INLINE result<std::unique_ptr<text_encoder::content>> text_encoder::cont
     return std::unique_ptr<content>(new content{std::move(*model), std::move(*words), std::move(*facts)});
 }
 
+BITMILL_INLINE std::string text_facts::json(int indent) const {
+    detail::ordered_json named = detail::ordered_json::object();
+    for (const auto& [name, text] : prompts) named[name] = text;
+    return detail::json_object({{"max_length", max_length},
+                                {"prompts", std::move(named)},
+                                {"default_prompt", default_prompt},
+                                {"labels", labels},
+                                {"several_labels", several_labels},
+                                {"regression", regression}})
+        .dump(indent, ' ', false, detail::ordered_json::error_handler_t::replace);
+}
+
 BITMILL_INLINE text_encoder::text_encoder(std::unique_ptr<content> what) noexcept
     : content_(std::move(what)) {}
 BITMILL_INLINE text_encoder::text_encoder(text_encoder&&) noexcept = default;
@@ -200,8 +213,9 @@ BITMILL_INLINE result<void> text_encoder::embed(std::span<const std::string_view
         if (!prompt) return prompt.error();
         if (!prompt->empty() && !it.model.facts().include_prompt)
             return error{.code = error_code::unsupported,
-                         .message = "include_prompt is false: a mean that leaves the prompt out is not run by this "
-                                    "version; embed without a prompt",
+                         .message =
+                             "include_prompt is false: a mean that leaves the prompt out is not run by this "
+                             "version; embed without a prompt",
                          .file = it.model.facts().path + "/1_Pooling/config.json"};
         if (auto sound = content::check_room(dst.size(), texts.size() * size); !sound) return sound;
         return it.run_texts(texts, options, [&](std::size_t first, const token_batch& batch) {

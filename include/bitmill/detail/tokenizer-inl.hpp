@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include <bitmill/detail/guard-inl.hpp>
 #include <bitmill/detail/tokenizer_models-inl.hpp>
 #include <bitmill/io/file.hpp>
 #include <bitmill/text/tokenizer.hpp>
@@ -166,19 +167,23 @@ BITMILL_INLINE tokenizer& tokenizer::operator=(tokenizer&&) noexcept = default;
 BITMILL_INLINE tokenizer::~tokenizer() = default;
 
 BITMILL_INLINE result<tokenizer> tokenizer::parse(std::string_view json, const std::string& name) {
-    auto made = std::make_unique<content>();
-    if (auto built = made->build(json, name); !built) return std::move(built).error();
-    return tokenizer(std::move(made));
+    return detail::guard(name, [&]() -> result<tokenizer> {
+        auto made = std::make_unique<content>();
+        if (auto built = made->build(json, name); !built) return std::move(built).error();
+        return tokenizer(std::move(made));
+    });
 }
 
 BITMILL_INLINE result<tokenizer> tokenizer::open(const std::string& path) {
-    std::error_code ignored;
-    const bool is_folder = std::filesystem::is_directory(path, ignored);
-    auto file = is_folder ? input_file::open_beneath(path, "tokenizer.json") : input_file::open(path);
-    if (!file) return std::move(file).error();
-    auto text = read_text(*file, std::uint64_t{1} << 30);
-    if (!text) return std::move(text).error();
-    return parse(*text, file->path());
+    return detail::guard(path, [&]() -> result<tokenizer> {
+        std::error_code ignored;
+        const bool is_folder = std::filesystem::is_directory(path, ignored);
+        auto file = is_folder ? input_file::open_beneath(path, "tokenizer.json") : input_file::open(path);
+        if (!file) return std::move(file).error();
+        auto text = read_text(*file, std::uint64_t{1} << 30);
+        if (!text) return std::move(text).error();
+        return parse(*text, file->path());
+    });
 }
 
 BITMILL_INLINE const tokenizer_facts& tokenizer::facts() const noexcept { return content_->facts; }
@@ -371,11 +376,11 @@ BITMILL_INLINE result<token_sequence> tokenizer::content::encode(std::string_vie
 
 BITMILL_INLINE result<token_sequence> tokenizer::encode(std::string_view text,
                                                         const tokenize_options& options) const {
-    return content_->encode(text, nullptr, options);
+    return detail::guard({}, [&] { return content_->encode(text, nullptr, options); });
 }
 BITMILL_INLINE result<token_sequence> tokenizer::encode(std::string_view text, std::string_view pair,
                                                         const tokenize_options& options) const {
-    return content_->encode(text, &pair, options);
+    return detail::guard({}, [&] { return content_->encode(text, &pair, options); });
 }
 
 }  // namespace bitmill

@@ -58,7 +58,7 @@ struct model_facts {
     std::size_t labels = 0;          // of logits(); 0 where the model has no such head; 1: a reranker
     bitmill::pooling pooling = bitmill::pooling::mean;
     bool normalize = false;
-    bool include_prompt = true;  // a prompt's tokens are pooled, too
+    bool include_prompt = true;      // a prompt's tokens are pooled, too
     std::uint64_t file_bytes = 0;    // of the weights that were read
     std::uint64_t weight_bytes = 0;  // of memory that the weights take
     std::vector<std::string> warnings;

@@ -35,6 +35,8 @@ struct text_facts {
     std::vector<std::string> labels;                           // of classify()
     bool several_labels = false;  // apply at once: each has a probability of its own
     bool regression = false;      // its logits are no logits of classes
+
+    [[nodiscard]] std::string json(int indent = 2) const;
 };
 
 struct ranked_document {
