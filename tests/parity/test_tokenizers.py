@@ -1,7 +1,7 @@
 """`bitmill tokenize` beside the tokenizers package: the same ids, offsets, types and masks, on messages that Django's
 translators wrote in some ninety languages (django/conf/locale and contrib/*/locale, BSD-3) and on hostile strings.
 
-With BITMILL_LLAMA_VOCABS set to vendor/llama.cpp/models of the source archive of llama-cpp-python, real vocabularies of
+With BITMILL_LLAMA_VOCABS set to the folder that `./dev test --all` makes of llama-cpp-python's archive, real vocabularies of
 BERT, GPT-2, Llama 3, Qwen 2 and XLM-R as well. -rP prints the counts."""
 
 import collections
