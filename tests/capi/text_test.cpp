@@ -24,8 +24,8 @@ TEST_CASE("text: tokens with offsets, of a text and of a pair") {
     const std::size_t count = expected.ids.size();
     bitmill_tokenizer* tokenizer = nullptr;
     REQUIRE(bitmill_tokenizer_open(h.encoder.c_str(), &tokenizer, &h.error) == BITMILL_OK);
-    const char* const pair[] = {"abc", "hello a, and more"};
-    const std::uint64_t bytes[] = {3, 7};  // no NUL behind
+    const char* const pair[] = {"abc", "hello a, and more", "no third"};
+    const std::uint64_t bytes[] = {3, 7, 2};  // no NUL behind
     h.texts.data = pair;
     h.texts.bytes = bytes;
     h.texts.count = 2;
