@@ -594,7 +594,8 @@ typedef struct bitmill_text_encoder bitmill_text_encoder;
 typedef struct bitmill_text_options {
     uint32_t struct_size;
     uint32_t reserved;
-    uint64_t max_length; /* tokens of a sequence at most; 0: the model's */
+    uint64_t
+        max_length; /* tokens of a sequence at most, longer ones are cut; 0: as the model's folder says */
     /* Put in front of every text: as it stands ("query: "), or by its name in config_sentence_transformers.json. Both
      * NULL: the file's default, mostly none. Not of pairs. */
     const char* prompt;
@@ -622,7 +623,8 @@ BITMILL_API bitmill_status bitmill_text_encoder_json(const bitmill_text_encoder*
                                                      bitmill_error* error);
 
 /* The ways to run it. options may be NULL; what dst holds after a failure is undefined. INVALID_ARGUMENT: dst has
- * another number of elements, a prompt_name is unknown, max_length is less than the special tokens. */
+ * another number of elements, a prompt_name is unknown, prompt is set as well, max_length is less than the special tokens
+ * or more than the model runs. */
 
 /* A vector for each text: [texts->count, embedding_size]. */
 BITMILL_API bitmill_status bitmill_text_encoder_embed(const bitmill_text_encoder* encoder,

@@ -61,6 +61,8 @@ result<handle_of<Handle>> open_handle(const char* path, const bitmill_model_opti
 template <class Element>
 result<std::span<Element>> elements_from(Element* data, std::uint64_t count, const char* what) {
     if (data == nullptr && count != 0) return invalid(std::string(what) + " is NULL");
+    if (count > PTRDIFF_MAX / sizeof(Element))
+        return invalid(std::string(what) + " cannot have " + std::to_string(count) + " elements");
     return std::span<Element>(data, static_cast<std::size_t>(count));
 }
 

@@ -58,6 +58,8 @@ result<text_options> options_from(const bitmill_text_options* given, bitmill_hoo
     const auto read = hooks_from(c->hooks);
     if (!read) return read.error();
     hooks = *read;
+    if (c->prompt != nullptr && c->prompt_name != nullptr)
+        return invalid("prompt and prompt_name are both set; leave one of them out");
     text_options options;
     options.max_length = static_cast<std::size_t>(c->max_length);
     if (c->prompt != nullptr) options.prompt = c->prompt;

@@ -1,11 +1,14 @@
 #include "texts.hpp"
 
-#include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <span>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 namespace cli {
 namespace {
@@ -19,56 +22,69 @@ struct embed_flags {
 // /dev/stdout) is written as it comes.
 class npy_file {
 public:
-    npy_file(const std::string& path, std::size_t rows, std::size_t cols) : path_(path), partial_(path) {
-        std::error_code ignored;
-        const auto there = std::filesystem::status(path, ignored);
-        if (!std::filesystem::exists(there) || std::filesystem::is_regular_file(there))
-            partial_ += ".bitmill-partial";
-        file_.open(partial_, std::ios::binary);
+    npy_file(const std::string& path, std::size_t rows, std::size_t cols) : path_(path) {
+        std::error_code none;
+        auto target = std::filesystem::canonical(path, none);  // where a link leads
+        target_ = none ? path : target.string();
+        if (std::filesystem::exists(target_, none) && !std::filesystem::is_regular_file(target_, none)) {
+            file_ = std::fopen(target_.c_str(), "wb");
+        } else {
+            partial_ = target_ + ".XXXXXX";
+            const int made = ::mkostemp(partial_.data(), O_CLOEXEC);
+            if (made < 0) partial_.clear();
+            file_ = made < 0 ? nullptr : ::fdopen(made, "wb");
+        }
         std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + std::to_string(rows) +
                              ", " + std::to_string(cols) + "), }";
         constexpr std::size_t before = 10, aligned = 64;
         header.append(aligned - 1 - (before + header.size()) % aligned, ' ').append("\n");
-        const std::array<char, before> magic{'\x93',
-                                             'N',
-                                             'U',
-                                             'M',
-                                             'P',
-                                             'Y',
-                                             1,
-                                             0,
-                                             static_cast<char>(header.size() & 255),
-                                             static_cast<char>(header.size() >> 8)};
-        file_.write(magic.data(), magic.size())
-            .write(header.data(), static_cast<std::streamsize>(header.size()));
-    }
-    void add(std::span<const float> values) {
-        file_.write(reinterpret_cast<const char*>(values.data()),
-                    static_cast<std::streamsize>(values.size_bytes()));
+        const std::string magic("\x93NUMPY\1\0", 8);
+        const char size[] = {static_cast<char>(header.size() & 255), static_cast<char>(header.size() >> 8)};
+        put(magic.data(), magic.size());
+        put(size, sizeof size);
+        put(header.data(), header.size());
     }
     npy_file(const npy_file&) = delete;
     npy_file& operator=(const npy_file&) = delete;
     ~npy_file() {
-        std::error_code ignored;
-        if (partial_ != path_) std::filesystem::remove(partial_, ignored);
+        if (file_ != nullptr) std::fclose(file_);
+        if (!partial_.empty()) ::unlink(partial_.c_str());
+    }
+    bitmill::result<void> add(std::span<const float> values) {
+        put(values.data(), values.size_bytes());
+        return state();
     }
     bitmill::result<void> close() {
-        file_.close();
-        std::error_code failed;
-        if (file_ && partial_ != path_) std::filesystem::rename(partial_, path_, failed);
-        if (failed) file_.setstate(std::ios::failbit);
+        if (file_ == nullptr) return state();
+        failed_ = std::fflush(file_) != 0 || failed_;
+        if (!partial_.empty()) {
+            const mode_t mask = ::umask(0);
+            ::umask(mask);
+            const int number = ::fileno(file_);
+            failed_ = ::fchmod(number, 0666 & ~mask) != 0 || ::fsync(number) != 0 || failed_;
+            failed_ = failed_ || std::rename(partial_.c_str(), target_.c_str()) != 0;
+            if (!failed_) partial_.clear();
+        }
+        failed_ = std::fclose(file_) != 0 || failed_;
+        file_ = nullptr;
         return state();
     }
     [[nodiscard]] bitmill::result<void> state() const {
-        if (file_) return {};
+        if (!failed_) return {};
         return bitmill::error{.code = bitmill::error_code::io,
                               .message = "cannot be written; check the folder and the space that is left",
                               .file = path_};
     }
 
 private:
-    std::string path_, partial_;
-    std::ofstream file_;
+    void put(const void* data, std::size_t bytes) {
+        failed_ = failed_ || file_ == nullptr || std::fwrite(data, 1, bytes, file_) != bytes;
+    }
+
+    std::string path_, target_;
+    std::string partial_;  // what becomes the target; "" where it is written itself
+    std::FILE* file_ = nullptr;
+    bool failed_ = false;
 };
 
 std::string json_row(std::span<const float> vector, const std::string& text) {
@@ -106,7 +122,8 @@ int run(const embed_flags& flags) {
                      [&](std::size_t first, const auto& views, const auto& options) -> bitmill::result<void> {
                          vectors.resize(views.size() * size);
                          if (auto done = model->embed(views, vectors, options); !done) return done;
-                         if (file) file->add(vectors);
+                         if (file)
+                             if (auto done = file->add(vectors); !done) return done;
                          for (std::size_t i = 0; i < views.size(); ++i) {
                              const auto one = std::span(vectors).subspan(i * size, size);
                              if (json) results.add(json_row(one, (*texts)[first + i]));

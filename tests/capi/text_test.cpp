@@ -159,6 +159,15 @@ TEST_CASE("text: NULL, a dst of another size, a prompt that is not there, cancel
     h.text_options.prompt_name = "none";
     refused(h.embed_texts(), "no prompt 'none'");
     h.text_options.prompt_name = nullptr;
+    h.text_options.prompt_name = "query";
+    h.text_options.prompt = "a";
+    refused(h.embed_texts(), "both set");
+    h.text_options.prompt = h.text_options.prompt_name = nullptr;
+    h.texts.count = ~std::uint64_t{0};
+    refused(h.embed_texts(), "cannot have");
+    h.texts.count = h.words.size();
+    CHECK(bitmill_text_encoder_classify(h.text_encoder, &h.texts, nullptr, room, 3, e) ==
+          BITMILL_INVALID_ARGUMENT);
     h.words[1] = nullptr;
     refused(h.embed_texts(), "holds a NULL");
     std::uint64_t sizes[] = {3, 0, 2};

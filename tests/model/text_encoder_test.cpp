@@ -114,6 +114,24 @@ TEST_CASE("lengths: the model's, the tokenizer's, sentence-transformers', the ca
     std::vector<float> room(48);
     const texts one{text};
     CHECK(model.embed(one, room, {.max_length = 1}).error().code == error_code::invalid_argument);
+    CHECK(model.embed(one, room, {.max_length = 41}).error().code == error_code::invalid_argument);
+    // The folder's length is a default; the model runs more.
+    at.put("sentence_bert_config.json", R"({"max_seq_length": 12})");
+    CHECK(embed(at.open(), {text}) == embed(model, {text}, {.max_length = 12}));
+    CHECK(embed(at.open(), {text}, {.max_length = 40}) == embed(model, {text}));
+    for (const char* bad :
+         {R"({"max_seq_length": "12"})", R"({"max_seq_length": 0})", R"({"max_seq_length": -3})",
+          R"({"max_seq_length": 3.7})", R"({"do_lower_case": "yes"})"}) {
+        at.put("sentence_bert_config.json", bad);
+        CHECK(at.refused().code == error_code::bad_input);
+    }
+    for (const char* key : {"tokenizer_args", "processor_kwargs", "config_kwargs", "processing_kwargs"}) {
+        at.put("sentence_bert_config.json", std::string("{\"") + key + R"(": {"model_max_length": 6}})");
+        CHECK(at.refused().code == error_code::unsupported);
+        CHECK(at.refused().message.find(key) != std::string::npos);
+        at.put("sentence_bert_config.json", std::string("{\"") + key + R"(": {}})");
+        CHECK(embed(at.open(), {text}) == embed(model, {text}));
+    }
     at.put("tokenizer_config.json", R"({"truncation_side": "left"})");
     CHECK(at.refused().code == error_code::unsupported);
 }
@@ -141,6 +159,48 @@ TEST_CASE("prompts: given, by name, the file's default") {
     CHECK(at.refused().code == error_code::bad_input);
     at.put("config_sentence_transformers.json", R"({"prompts": {"query": 5}})");
     CHECK(at.refused().code == error_code::bad_input);
+    at.put("config_sentence_transformers.json", R"({"prompts": 5})");
+    CHECK(at.refused().code == error_code::bad_input);
+    at.put("config_sentence_transformers.json", R"({"truncate_dim": 16})");
+    CHECK(at.refused().code == error_code::unsupported);
+    at.put("config_sentence_transformers.json", R"({"prompts": {}, "truncate_dim": null})");
+    for (const char* name : {"query", "document"})
+        CHECK(embed(at.open(), {"abc"}, {.prompt_name = name}) == plain);
+}
+
+TEST_CASE("token types are left out where the tokenizer's config leaves them out") {
+    encoder_shape shape;
+    shape.labels = 1;
+    const folder at(shape);
+    const texts first{"ab"}, second{"cd e"};
+    const auto logit = [&] {
+        float out = 0;
+        at.open().pair_logits(first, second, std::span(&out, 1)).value();
+        return out;
+    };
+    const float with = logit();
+    at.put("tokenizer_config.json",
+           R"({"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]})");
+    CHECK(logit() == with);
+    at.put("tokenizer_config.json", R"({"model_input_names": ["input_ids", "attention_mask"]})");
+    CHECK(logit() != with);
+    const auto model = at.open();
+    const auto tokens = model.tokenizer().encode(first[0], second[0]).value();
+    const std::vector<std::uint32_t> length{static_cast<std::uint32_t>(tokens.ids.size())};
+    float expected = 0;
+    model.model().logits({tokens.ids, {}, length}, std::span(&expected, 1)).value();
+    CHECK(logit() == expected);
+}
+
+TEST_CASE("a tokenizer of the folder above is a variant's only") {
+    const folder at;
+    for (const char* name : {"/int8", "/other"}) {
+        put_encoder(at.path + name, {});
+        std::filesystem::remove(at.path + name + "/tokenizer.json");
+    }
+    (void)text_encoder::open(at.path + "/int8").value();
+    (void)text_encoder::open(at.path + "/int8/").value();
+    CHECK(text_encoder::open(at.path + "/other").error().code == error_code::bad_input);
 }
 
 TEST_CASE("documents by falling score, equal ones in their order") {

@@ -75,6 +75,17 @@ def test_outputs(bitmill, minilm, tmp_path):
     assert "leave one of them out" in bitmill("embed", minilm, "a", "--input", tmp_path / "lines.txt", code=2).err
     assert "cannot be opened" in bitmill("embed", minilm, "--input", tmp_path / "none", code=4).err
     assert "cannot be written" in bitmill("embed", minilm, "a", "--npy", tmp_path / "no" / "x.npy", code=4).err
+    # Into what a link leads to; a failure leaves the old file, and nothing beside it.
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "link.npy").symlink_to(folder / "real.npy")
+    (folder / "real.npy").write_text("old")
+    bitmill("embed", minilm, "a", "--prompt-name", "title", "--npy", folder / "link.npy", code=2)
+    assert (folder / "real.npy").read_text() == "old" and len(list(folder.iterdir())) == 2
+    bitmill("embed", minilm, "Hello", "--npy", folder / "link.npy")
+    assert (folder / "link.npy").is_symlink() and len(list(folder.iterdir())) == 2
+    assert np.array_equal(np.load(folder / "real.npy"), vectors[:1])
+    assert "cannot be written" in bitmill("embed", minilm, "a", "--npy", "/dev/full", code=4).err
 
 
 @pytest.fixture

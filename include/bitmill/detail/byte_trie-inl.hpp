@@ -32,6 +32,7 @@ public:
             place(now, entries, todo);
         }
         for (const entry& e : entries) longest_ = std::max(longest_, e.first.size());
+        free_ = {};
     }
 
     [[nodiscard]] static constexpr std::uint32_t root() noexcept { return 0; }
@@ -62,7 +63,27 @@ private:
         std::size_t depth;
     };
 
-    void grow(std::size_t size) { units_.resize(std::max(size, units_.size())); }
+    // Free units are in a ring, by number; while it is built only. 0, the root, is its beginning and its end.
+    struct link {
+        std::uint32_t next;
+        std::uint32_t before;
+    };
+    void grow(std::size_t size) {
+        while (units_.size() < size) {
+            const auto at = static_cast<std::uint32_t>(units_.size());
+            units_.emplace_back();
+            free_.push_back({0, at == 0 ? 0 : free_[0].before});
+            free_[free_[at].before].next = at;
+            free_[0].before = at;
+        }
+    }
+    // Out of the ring, if it is in it.
+    void take(std::uint32_t at) {
+        const link one = free_[at];
+        free_[one.before].next = one.next;
+        free_[one.next].before = one.before;
+        free_[at] = {at, at};
+    }
 
     // All entries of the job are longer than its depth.
     void place(const job& now, const std::vector<entry>& entries, std::vector<job>& todo) {
@@ -79,6 +100,7 @@ private:
             const std::uint32_t at = base + labels_[k].first;
             const std::size_t end = k + 1 < labels_.size() ? labels_[k + 1].second : now.end;
             std::size_t begin = labels_[k].second;
+            take(at);
             units_[at].parent = now.node;
             if (entries[begin].first.size() == now.depth + 1) units_[at].value = entries[begin].second;
             while (begin < end && entries[begin].first.size() == now.depth + 1) ++begin;
@@ -86,32 +108,29 @@ private:
         }
     }
 
-    // Where all labels fall on free units. A few places are tried, then the array grows: linear whatever the keys.
+    // Where all labels fall on free units. A few are tried; where none of them is of use the array grows, and half of them
+    // are not tried again: linear whatever the keys.
     std::uint32_t find_base() {
-        while (first_free_ < units_.size() && (units_[first_free_].parent != no_node || first_free_ == 0))
-            ++first_free_;
+        constexpr unsigned most_tries = 64;
         const unsigned lowest = labels_.front().first;
         unsigned tries = 0;
-        for (std::size_t at = first_free_; at < units_.size() && tries < 256; ++at) {
-            if (units_[at].parent != no_node || at == 0 || at < lowest) continue;
-            ++tries;
-            const std::size_t base = at - lowest;
-            const bool fits =
-                base != 0 && std::all_of(labels_.begin(), labels_.end(), [&](const auto& l) {
-                    const std::size_t place = base + l.first;
-                    return place != 0 && (place >= units_.size() || units_[place].parent == no_node);
-                });
-            if (fits) return static_cast<std::uint32_t>(base);
+        for (std::uint32_t at = free_[0].next; at != 0 && tries < most_tries; at = free_[at].next, ++tries) {
+            if (at <= lowest) continue;
+            const std::uint32_t base = at - lowest;
+            const bool fits = std::all_of(labels_.begin(), labels_.end(), [&](const auto& l) {
+                const std::size_t place = std::size_t{base} + l.first;
+                return place >= units_.size() || units_[place].parent == no_node;
+            });
+            if (fits) return base;
         }
-        // What lies behind is dense or of no use to nodes with many children.
-        if (tries == 256) first_free_ += (units_.size() - first_free_) / 2;
+        for (unsigned i = 0; tries == most_tries && i < most_tries / 2; ++i) take(free_[0].next);
         return static_cast<std::uint32_t>(
             std::max<std::size_t>(units_.size() - std::min<std::size_t>(units_.size(), lowest), 1));
     }
 
     std::vector<unit> units_;
+    std::vector<link> free_;
     std::vector<std::pair<unsigned char, std::size_t>> labels_;
-    std::size_t first_free_ = 1;
     std::size_t longest_ = 0;
 };
 

@@ -313,7 +313,13 @@ BITMILL_INLINE result<void> encoder_model::content::check(const token_batch& bat
 BITMILL_INLINE result<std::unique_ptr<encoder_model::content>> encoder_model::content::open(
     const std::string& path, const model_options& options) {
     auto level = detail::level_finder(path, options.level).find();
-    if (!level) return level.error();
+    if (!level) {
+        // The weights may lie in a folder that modules.json names; that says more than that there are none.
+        const auto said = detail::sentence_head_reader(path, 0).read();
+        if (said && !said->missing.empty())
+            return error{.code = error_code::unsupported, .message = said->missing};
+        return level.error();
+    }
     const auto model = detail::encoder_config_reader(level->model).read();
     if (!model) return model.error();
     const std::string root = level->model.root();

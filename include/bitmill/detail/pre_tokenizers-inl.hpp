@@ -82,13 +82,6 @@ public:
         }
         std::swap(pieces, made_);
     }
-    void shrink() {
-        text = {};
-        other_ = {};
-        pieces = {};
-        made_ = {};
-        parts_ = {};
-    }
 
 private:
     void add(std::uint32_t begin, std::uint32_t end) {

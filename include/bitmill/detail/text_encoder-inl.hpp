@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
@@ -14,6 +16,7 @@
 #include <bitmill/core/fp_environment.hpp>
 #include <bitmill/detail/guard-inl.hpp>
 #include <bitmill/detail/json_document-inl.hpp>
+#include <bitmill/detail/model_level-inl.hpp>
 #include <bitmill/detail/text_encoder_config-inl.hpp>
 #include <bitmill/kernels/layer_reference.hpp>
 #include <bitmill/model/text_encoder.hpp>
@@ -22,9 +25,14 @@ namespace bitmill {
 
 namespace detail {
 
-// The folder of the model, or, of a variant without texts of its own, the one above.
+// The folder of the model, or, of a variant (MODEL/int8) without texts of its own, the one above.
 inline result<std::string> folder_of_tokenizer(const std::string& root) {
+    const std::string name =
+        std::filesystem::path(root + "/").lexically_normal().parent_path().filename().string();
+    const bool is_variant =
+        std::find(std::begin(model_levels), std::end(model_levels), name) != std::end(model_levels);
     for (const std::string& folder : {root, root + "/.."}) {
+        if (folder != root && !is_variant) break;
         const auto there = is_there(folder + "/tokenizer.json");
         if (!there) return there.error();
         if (*there) return folder;
@@ -73,6 +81,7 @@ struct text_encoder::content {
     encoder_model model;
     bitmill::tokenizer words;
     text_facts facts;
+    bool has_types;
 
     static result<std::unique_ptr<content>> open(const std::string& path, const model_options& options);
 
@@ -89,6 +98,8 @@ struct text_encoder::content {
             if (key == name) return text;
             names.append(names.empty() ? "" : ", ").append(key);
         }
+        // Every model of sentence-transformers has these two.
+        if (name == "query" || name == "document") return std::string();
         return refuse("the model has no prompt '" + name + "'; it has " + (names.empty() ? "none" : names));
     }
 
@@ -98,10 +109,12 @@ struct text_encoder::content {
     result<void> in_batches(std::size_t count, const text_options& options, const Encode& encode,
                             const Run& run) const {
         constexpr std::size_t enough = 8192;  // tokens
-        const bool with_types = model.facts().token_types > 1;
-        const tokenize_options lengths{.max_length = options.max_length == 0
-                                                         ? facts.max_length
-                                                         : std::min(options.max_length, facts.max_length)};
+        const std::size_t most = model.facts().max_tokens;
+        if (options.max_length > most)
+            return refuse("max_length is " + std::to_string(options.max_length) + ", the model runs up to " +
+                          std::to_string(most) + " tokens");
+        const tokenize_options lengths{.max_length =
+                                           options.max_length == 0 ? facts.max_length : options.max_length};
         detail::token_room room;
         std::size_t first = 0;
         for (std::size_t i = 0; i < count; ++i) {
@@ -109,7 +122,7 @@ struct text_encoder::content {
             if (!tokens) return tokens.error();
             if (tokens->ids.empty())
                 return refuse("text " + std::to_string(i) + " has no tokens; give one that is not empty");
-            room.add(*tokens, with_types);
+            room.add(*tokens, has_types);
             if (room.ids.size() < enough && i + 1 < count) continue;
             if (auto done = run(first, room.batch()); !done) return done;
             first = i + 1;
@@ -120,6 +133,11 @@ struct text_encoder::content {
         return {};
     }
 
+    [[nodiscard]] error no_head() const {
+        return {.code = error_code::unsupported,
+                .message = "this model has no head that classifies a sequence; embed() runs",
+                .file = model.facts().path};
+    }
     [[nodiscard]] static result<void> check_room(std::size_t given, std::size_t wanted) {
         if (given == wanted) return {};
         return refuse("there is room for " + std::to_string(given) + " floats, the result has " +
@@ -170,7 +188,9 @@ BITMILL_INLINE result<std::unique_ptr<text_encoder::content>> text_encoder::cont
                              "which is not run by this version",
                          .file = *folder + "/sentence_bert_config.json"};
     }
-    return std::unique_ptr<content>(new content{std::move(*model), std::move(*words), std::move(*facts)});
+    const bool has_types = model->facts().token_types > 1;
+    return std::unique_ptr<content>(new content{std::move(*model), std::move(*words), std::move(*facts),
+                                                reader.has_types() && has_types});
 }
 
 BITMILL_INLINE std::string text_facts::json(int indent) const {
@@ -229,6 +249,7 @@ BITMILL_INLINE result<void> text_encoder::classify(std::span<const std::string_v
     const content& it = *content_;
     return detail::guard(it.model.facts().path, [&]() -> result<void> {
         const std::size_t labels = it.model.facts().labels;
+        if (labels == 0) return it.no_head();
         if (it.facts.regression)
             return error{.code = error_code::unsupported,
                          .message =
@@ -259,6 +280,7 @@ BITMILL_INLINE result<void> text_encoder::pair_logits(std::span<const std::strin
     const content& it = *content_;
     return detail::guard(it.model.facts().path, [&]() -> result<void> {
         const std::size_t labels = it.model.facts().labels;
+        if (labels == 0) return it.no_head();
         if (first.size() != second.size())
             return content::refuse(std::to_string(first.size()) + " first texts and " +
                                    std::to_string(second.size()) + " second ones are no pairs");

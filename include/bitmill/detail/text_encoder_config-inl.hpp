@@ -29,6 +29,8 @@ public:
     }
     // A tokenizer that keeps capitals would need them taken away first.
     [[nodiscard]] bool lowers() const noexcept { return lowers_; }
+    // Whether the model is given token types: not where model_input_names leaves them out.
+    [[nodiscard]] bool has_types() const noexcept { return has_types_; }
 
 private:
     result<json> side_file(const std::string& name) const { return read_side_json(texts_, name, false); }
@@ -57,6 +59,9 @@ private:
             return refuse(name,
                           "truncation_side \"left\" is not run by this version; it cuts texts on the right",
                           error_code::unsupported);
+        if (const auto names = config->find("model_input_names"); names != config->end() && names->is_array())
+            has_types_ = std::any_of(names->begin(), names->end(),
+                                     [](const json& one) { return is_text(one, "token_type_ids"); });
         tokenizer_length_ = length_of(*config, "model_max_length", out_.max_length);
         return {};
     }
@@ -65,15 +70,28 @@ private:
     result<void> read_lengths() {
         std::size_t length = tokenizer_length_;
         for (const char* kind : {"bert", "roberta", "distilbert", "xlm-roberta", "xlnet"}) {
-            const auto config = side_file("sentence_" + std::string(kind) + "_config.json");
+            const std::string name = "sentence_" + std::string(kind) + "_config.json";
+            const auto config = side_file(name);
             if (!config) return config.error();
             if (!config->is_object()) continue;
+            // What they change is not run here, or comes from other files.
+            for (const char* key :
+                 {"model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args",
+                  "tokenizer_kwargs", "processor_kwargs", "processing_kwargs"})
+                if (const auto given = config->find(key); given != config->end() && !given->empty())
+                    return refuse(name, std::string(key) + " is not run by this version: " + shown(*given),
+                                  error_code::unsupported);
             if (const auto given = config->find("max_seq_length");
-                given != config->end() && given->is_number())
+                given != config->end() && !given->is_null()) {
+                if (!given->is_number_unsigned() || *given == 0)
+                    return refuse(name, "max_seq_length must be a number of tokens, not " + shown(*given));
                 length = length_of(*config, "max_seq_length", out_.max_length);
-            if (const auto lower = config->find("do_lower_case");
-                lower != config->end() && lower->is_boolean())
+            }
+            if (const auto lower = config->find("do_lower_case"); lower != config->end()) {
+                if (!lower->is_boolean())
+                    return refuse(name, "do_lower_case must be true or false, not " + shown(*lower));
                 lowers_ = lower->get<bool>();
+            }
             break;
         }
         out_.max_length = std::min(out_.max_length, length);
@@ -85,7 +103,13 @@ private:
         const auto config = side_file(name);
         if (!config) return config.error();
         if (!config->is_object()) return {};
-        if (const auto prompts = config->find("prompts"); prompts != config->end() && prompts->is_object())
+        if (const auto size = config->find("truncate_dim"); size != config->end() && !size->is_null())
+            return refuse(name, "truncate_dim is not run by this version: " + shown(*size),
+                          error_code::unsupported);
+        const auto prompts = config->find("prompts");
+        if (prompts != config->end() && !prompts->is_object() && !prompts->is_null())
+            return refuse(name, "prompts must be an object, not " + shown(*prompts));
+        if (prompts != config->end() && prompts->is_object())
             for (const auto& [key, text] : prompts->items()) {
                 if (!text.is_string() && !text.is_null())
                     return refuse(name,
@@ -124,6 +148,7 @@ private:
     std::string root_, texts_;
     std::size_t tokenizer_length_ = 0;
     bool lowers_ = false;
+    bool has_types_ = true;
     text_facts out_;
 };
 

@@ -55,19 +55,19 @@ public:
         }
         return std::make_unique<encode_scratch>();
     }
-    void give(std::unique_ptr<encode_scratch> one) {
-        // What a long text took is not kept.
-        if (one->pre.text.bytes.capacity() > most_kept || one->section.bytes.capacity() > most_kept) {
-            word_cache cache = std::move(one->cache);
-            *one = encode_scratch{};
-            one->cache = std::move(cache);
+    // `bytes`: of the text. What a long one took is not kept, but for the cache.
+    void give(std::unique_ptr<encode_scratch> one, std::size_t bytes) {
+        if (bytes > most_kept) {
+            auto fresh = std::make_unique<encode_scratch>();
+            fresh->cache = std::move(one->cache);
+            one = std::move(fresh);
         }
         const std::lock_guard lock(mutex_);
         free_.push_back(std::move(one));
     }
 
 private:
-    static constexpr std::size_t most_kept = std::size_t{256} << 10;
+    static constexpr std::size_t most_kept = std::size_t{64} << 10;
     std::mutex mutex_;
     std::vector<std::unique_ptr<encode_scratch>> free_;
 };
@@ -304,7 +304,7 @@ BITMILL_INLINE result<void> tokenizer::content::encode(std::string_view text, st
                 {token.id, place, steps.post.trim_offsets ? blanks_at(token, is_added, s) : token_blanks{}});
         }
     }
-    pool.give(std::move(taken));
+    pool.give(std::move(taken), text.size());
     return {};
 }
 
@@ -316,8 +316,11 @@ BITMILL_INLINE result<token_sequence> tokenizer::content::encode(std::string_vie
         return make_error(error_code::invalid_argument, std::move(what), {});
     };
     const bool has_pair = pair != nullptr;
-    truncation_rules rules = steps.truncation.value_or(truncation_rules{});
-    if (options.max_length) rules.max_length = *options.max_length;
+    truncation_rules rules;
+    if (options.max_length)
+        rules.max_length = *options.max_length;
+    else if (steps.truncation)
+        rules = *steps.truncation;
     const bool cuts = options.truncate && (options.max_length || steps.truncation);
     const std::size_t added_count = options.add_special_tokens ? steps.post.added(has_pair) : 0;
     if (cuts && rules.max_length < added_count)

@@ -49,6 +49,7 @@ struct tokenizer_file {
     vocabulary words;
     std::vector<double> scores;  // of Unigram, by id
     bool has_scores = false;     // the vocabulary is a list of tokens with scores
+    bool has_merges = false;     // a list of them, which may be empty
     merge_list merges;
 };
 
@@ -145,7 +146,8 @@ private:
     }
     bool begin(mode what) {
         if (what != mode::merges && (file_.words.size() != 0 || file_.has_scores)) return misplaced();
-        if (what == mode::merges && file_.merges.size() != 0) return misplaced();
+        if (what == mode::merges && file_.has_merges) return misplaced();
+        file_.has_merges = file_.has_merges || what == mode::merges;
         file_.has_scores = file_.has_scores || what == mode::scores;
         mode_ = what;
         return enter();

@@ -48,6 +48,7 @@ public:
                               file_);
         if (from.has_scores != (type == "Unigram")) return bad("the vocabulary is not one of " + type);
         if (from.words.size() == 0) return bad("the vocabulary is empty");
+        if (type == "BPE" && !from.has_merges) return bad("BPE has no merges");
         out_.name = type;
         out_.words = std::move(from.words);
         if (auto indexed = out_.words.index(file_); !indexed) return indexed;
@@ -60,16 +61,18 @@ private:
 
     result<void> wordpiece(const json& model) {
         const json& unknown = step_reader::at(model, "unk_token");
-        const std::string name = unknown.is_null() ? "[UNK]" : step_reader::text(model, "unk_token");
+        if (unknown.is_null()) return bad("WordPiece has no unk_token");
+        const std::string name = unknown.get<std::string>();
         const std::int32_t id = out_.words.find(name);
         if (id == vocabulary::no_id) return bad("unk_token '" + name + "' is not in the vocabulary");
         const json& prefix = step_reader::at(model, "continuing_subword_prefix");
         const json& most = step_reader::at(model, "max_input_chars_per_word");
+        // Time grows with its square.
+        if (!most.is_null() && (!most.is_number_unsigned() || most.get<std::uint64_t>() > 4096))
+            return bad("max_input_chars_per_word must be a number up to 4096, not " + shown(most));
         out_.model.emplace<wordpiece_model>(
             out_.words, id, prefix.is_string() ? prefix.get<std::string>() : "##",
-            most.is_number_unsigned()
-                ? static_cast<std::size_t>(std::min<std::uint64_t>(most.get<std::uint64_t>(), 4096))
-                : 100);
+            most.is_null() ? 100 : static_cast<std::size_t>(most.get<std::uint64_t>()));
         return {};
     }
 
@@ -84,7 +87,7 @@ private:
         rules.byte_fallback = step_reader::flag(model, "byte_fallback", false);
         rules.ignore_merges = step_reader::flag(model, "ignore_merges", false);
         if (const json& dropout = step_reader::at(model, "dropout");
-            dropout.is_number() && dropout.get<double>() > 0)
+            !dropout.is_null() && !(dropout.is_number() && dropout.get<double>() == 0))
             return make_error(error_code::unsupported, "BPE with dropout is random; set \"dropout\" to null",
                               file_);
         auto table = merge_ids(merges, rules.prefix.size());

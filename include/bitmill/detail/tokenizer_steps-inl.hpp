@@ -32,6 +32,8 @@ public:
     explicit step_reader(std::string file) : file_(std::move(file)) {}
 
     result<tokenizer_steps> read(const json& document) {
+        for (const char* part : {"normalizer", "pre_tokenizer", "post_processor", "model", "added_tokens"})
+            if (auto bad = check_types(at(document, part))) return std::move(*bad);
         std::optional<error> failed;
         const auto next = [&](std::optional<error> what) {
             if (!failed) failed = std::move(what);
@@ -46,7 +48,7 @@ public:
         return std::move(steps_);
     }
 
-    // Members with defaults; of another type than wanted is the same as not there, where the package says so, too.
+    // Members with defaults; check_types() has seen to it that they are of their type.
     static const json& at(const json& object, const char* key) {
         static const json none;
         const auto found = object.is_object() ? object.find(key) : object.end();
@@ -73,6 +75,49 @@ private:
     problem wrong(const char* what, const std::string& name) const {
         return bad_file(
             std::string(what) + " '" + shortened(name) + "' has a wrong member; fetch the file again", file_);
+    }
+
+    // What is read as true or false, or as a text, must be that wherever it stands; the parser bounds how deep.
+    problem check_types(const json& value) const {
+        static constexpr std::string_view flags[] = {"clean_text",   "handle_chinese_chars",
+                                                     "lowercase",    "strip_left",
+                                                     "strip_right",  "individual_digits",
+                                                     "invert",       "add_prefix_space",
+                                                     "use_regex",    "trim_offsets",
+                                                     "split",        "single_word",
+                                                     "lstrip",       "rstrip",
+                                                     "special",      "normalized",
+                                                     "fuse_unk",     "byte_fallback",
+                                                     "ignore_merges"};
+        static constexpr std::string_view texts[] = {"type",
+                                                     "content",
+                                                     "prepend",
+                                                     "precompiled_charsmap",
+                                                     "replacement",
+                                                     "unk_token",
+                                                     "continuing_subword_prefix",
+                                                     "end_of_word_suffix"};
+        if (value.is_array()) {
+            for (const json& one : value)
+                if (auto bad = check_types(one)) return bad;
+            return {};
+        }
+        if (!value.is_object()) return {};
+        const auto is_one_of = [](const auto& names, const std::string& key) {
+            return std::find(std::begin(names), std::end(names), key) != std::end(names);
+        };
+        for (const auto& [key, member] : value.items()) {
+            if (key == "special_tokens") continue;  // its keys are tokens
+            const bool wrong_flag = is_one_of(flags, key) && !member.is_boolean();
+            const bool wrong_text = is_one_of(texts, key) && !member.is_string();
+            if (!member.is_null() && (wrong_flag || wrong_text))
+                return bad_file("\"" + shortened(key) + "\" must be " +
+                                    (wrong_flag ? "true or false" : "a text") + ", not " + shown(member) +
+                                    "; fetch the file again",
+                                file_);
+            if (auto bad = check_types(member)) return bad;
+        }
+        return {};
     }
 
     // Sequences hold steps, or again sequences; the parser bounds how deep.
@@ -140,7 +185,10 @@ private:
     problem read_pattern(const json& value, const char* what, const std::string& type,
                          std::shared_ptr<const split_pattern>& out) {
         if (const json& plain = at(value, "String"); plain.is_string()) {
-            if (plain.get_ref<const std::string&>().empty()) return refuse("an empty pattern of", type);
+            const std::string& wanted = plain.get_ref<const std::string&>();
+            if (wanted.empty()) return refuse("an empty pattern of", type);
+            // A search takes its length times that of the text, at the worst.
+            if (wanted.size() > max_replacement_bytes) return refuse("a long pattern of", type);
             out = std::make_shared<const split_pattern>(split_pattern::of_text(plain.get<std::string>()));
             return {};
         }
@@ -284,8 +332,9 @@ private:
             template_part part;
             if (!read_id(at(sequence.is_object() ? sequence : special, "type_id"), part.type)) return false;
             if (sequence.is_object()) {
-                part.what = is_text(at(sequence, "id"), "B") ? template_part::kind::second
-                                                             : template_part::kind::first;
+                const bool is_second = is_text(at(sequence, "id"), "B");
+                if (!is_second && !is_text(at(sequence, "id"), "A")) return false;
+                part.what = is_second ? template_part::kind::second : template_part::kind::first;
                 if (part.what == template_part::kind::second && !is_pair) return false;
                 // Each text once: max_length, and memory, count on it.
                 const auto same = [&](const template_part& p) { return p.what == part.what; };

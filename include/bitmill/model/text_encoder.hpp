@@ -18,8 +18,8 @@
 namespace bitmill {
 
 struct text_options {
-    std::size_t max_length =
-        0;  // tokens of a sequence, special ones included; 0, or more than it has: the model's
+    // Tokens of a sequence at most, special ones included; longer ones are cut. 0: text_facts::max_length.
+    std::size_t max_length = 0;
     // Put in front of every text: as it stands ("query: "), or by its name in config_sentence_transformers.json. Neither:
     // the file's default prompt, mostly none. Not of pairs.
     std::optional<std::string> prompt = std::nullopt;
@@ -46,7 +46,8 @@ struct ranked_document {
 };
 
 // Move-only. All const functions are safe from many threads. Errors of all: what encoder_model and tokenizer refuse;
-// invalid_argument for a max_length below the special tokens, or an unknown prompt_name; cancelled.
+// invalid_argument for a max_length below the special tokens or above what the model runs, or an unknown prompt_name;
+// cancelled.
 class text_encoder {
 public:
     // A folder with a model and its tokenizer.json (which may also lie one above a variant). Errors: those of
