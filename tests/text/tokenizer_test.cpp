@@ -11,6 +11,7 @@
 
 #include <bitmill/detail/byte_trie-inl.hpp>
 #include <bitmill/detail/hash-inl.hpp>
+#include <bitmill/detail/tokenizer_file-inl.hpp>
 #include <bitmill/text/tokenizer.hpp>
 
 #include <temp_folder.hpp>
@@ -159,6 +160,25 @@ TEST_CASE("Unigram: the best sum, unknown ones in a row as one") {
     const auto out = tokenizer.encode("abc xyab").value();
     CHECK(out.ids == ids{6, 4, 6, 0, 3});
     CHECK(out.offsets == spans{{0, 1}, {0, 3}, {3, 4}, {4, 6}, {6, 8}});
+}
+
+TEST_CASE("scores are read as the package reads them, to the last bit") {
+    using bitmill::detail::score_of;
+    // Left: numbers in files that the package wrote; right: what it writes for them when it has read them again.
+    CHECK(score_of("-9.054823338006095") == -9.054823338006097);
+    CHECK(score_of("-4.0865919275169516") == -4.086591927516952);
+    CHECK(score_of("-7.3033198502927625") == -7.303319850292763);
+    CHECK(score_of("-8.620715418435733") == -8.620715418435733);
+    CHECK(score_of("-0.5") == -0.5);
+    CHECK(score_of("1.5e3") == 1500);
+    CHECK(score_of("2.5E-1") == 0.25);
+    CHECK(score_of("1e+2") == 100);
+    CHECK(score_of("-0.0") == 0);
+    CHECK(score_of("123456789012345678901234567890.5") == doctest::Approx(1.2345678901234568e29));
+    CHECK(score_of("0.00000000000000000000000000000000000000001") == 1e-41);
+    CHECK(score_of("1e-320") == doctest::Approx(1e-320));
+    CHECK(score_of("0.0e-99999") == 0);
+    CHECK(score_of("1e-99999") == 0);
 }
 
 TEST_CASE("an unknown part is refused by name") {

@@ -2,8 +2,12 @@
 // are parsed; the rest becomes a document.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -17,6 +21,48 @@
 #include <bitmill/detail/vocabulary-inl.hpp>
 
 namespace bitmill::detail {
+
+// A score as the tokenizers package reads it (serde_json without float_roundtrip): the digits as an integer, times or by
+// one power of ten. In the last bit that may be another number than the nearest, and where two ways to cut a word have
+// equal sums the last bit says which one is taken.
+inline double score_of(std::string_view text) noexcept {
+    static const auto powers = [] {
+        std::array<double, 309> all{};
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            const std::string one = "1e" + std::to_string(i);
+            std::from_chars(one.data(), one.data() + one.size(), all[i]);
+        }
+        return all;
+    }();
+    std::uint64_t digits = 0;
+    std::int64_t exponent = 0;
+    bool fraction = false, full = false;
+    const bool negative = text.starts_with('-');
+    for (text.remove_prefix(negative ? 1 : 0); !text.empty(); text.remove_prefix(1)) {
+        const char c = text.front();
+        if (c == 'e' || c == 'E') break;
+        if (c == '.') {
+            fraction = true;
+            continue;
+        }
+        const auto digit = static_cast<std::uint64_t>(c - '0');
+        full = full || digits > (~std::uint64_t{0} - digit) / 10;
+        if (!full) digits = digits * 10 + digit;
+        if (full != fraction) exponent += full ? 1 : -1;  // what is left out counts before the point only
+    }
+    if (!text.empty()) {
+        text.remove_prefix(text.size() > 1 && text[1] == '+' ? 2 : 1);
+        std::int64_t more = 0;
+        std::from_chars(text.data(), text.data() + text.size(), more);
+        exponent += std::clamp<std::int64_t>(more, -100000, 100000);
+    }
+    auto value = static_cast<double>(digits);
+    for (; exponent < -308 && value != 0; exponent += 308) value /= powers[308];
+    // What overflows the parser has refused.
+    const auto power = static_cast<std::size_t>(std::min<std::int64_t>(std::abs(exponent), 308));
+    if (value != 0) value = exponent < 0 ? value / powers[power] : value * powers[power];
+    return negative ? -value : value;
+}
 
 // Two tokens that merge, in the file's order.
 class merge_list {
@@ -72,7 +118,9 @@ public:
         }
         return number(json(value), static_cast<double>(value));
     }
-    bool number_float(double value, const string_t&) { return number(json(value), value); }
+    bool number_float(double value, const string_t& text) {
+        return number(json(value), mode_ == mode::scores ? score_of(text) : value);
+    }
     bool string(string_t& value) {
         if (mode_ == mode::document) return put(json(value));
         if (mode_ == mode::scores && depth() == 4 && fields_ == 0) {
