@@ -37,7 +37,7 @@ inline void require(bool holds, std::string_view what,
 inline void check_error(const bitmill::error& error) {
     const std::string text = error.text();
     require(error.code != bitmill::error_code::ok && !error.message.empty(), "an error has a reason");
-    require(!error.file.empty(), "an error names its file");
+    require(!error.file.empty(), "an error names its file: " + error.message);
     require(text.size() < 10'000, "an error is short");
     for (const char c : text) require(static_cast<unsigned char>(c) >= ' ', "an error is one line");
 }

@@ -274,4 +274,14 @@ TEST_CASE("a folder without config.json is no model that can be run") {
     REQUIRE_FALSE(opened);
     CHECK(opened.error().code == error_code::unsupported);
     CHECK(bitmill::encoder_model::open(temp / "none").error().code == error_code::io);
+    std::filesystem::remove(temp / "m/model.safetensors");
+    put_file(temp / "m/modules.json",
+             R"([{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}])");
+    const auto elsewhere = bitmill::encoder_model::open(temp / "m");
+    REQUIRE_FALSE(elsewhere);
+    CHECK(elsewhere.error().code == error_code::unsupported);
+    CHECK(elsewhere.error().file == temp / "m/modules.json");
+    CHECK(elsewhere.error().message.find("its Transformer lies in '0_Transformer'") == 0);
+    put_file(temp / "m/config.json", "7");
+    CHECK(bitmill::encoder_model::open(temp / "m").error().file == temp / "m");
 }

@@ -314,11 +314,10 @@ BITMILL_INLINE result<std::unique_ptr<encoder_model::content>> encoder_model::co
     const std::string& path, const model_options& options) {
     auto level = detail::level_finder(path, options.level).find();
     if (!level) {
-        // The weights may lie in a folder that modules.json names; that says more than that there are none.
+        // The model may lie in a folder that modules.json names; that says more than that it is not here.
+        if (const auto here = detail::is_there(path + "/config.json"); here && *here) return level.error();
         const auto said = detail::sentence_head_reader(path, 0).read();
-        if (said && !said->missing.empty())
-            return error{.code = error_code::unsupported, .message = said->missing};
-        return level.error();
+        return said && said->missing ? *said->missing : level.error();
     }
     const auto model = detail::encoder_config_reader(level->model).read();
     if (!model) return model.error();
@@ -355,7 +354,7 @@ BITMILL_INLINE result<std::unique_ptr<encoder_model::content>> encoder_model::co
     facts.file_bytes = weights->file_bytes();
     facts.weight_bytes = weights->loaded_bytes();
     facts.warnings = weights->warnings();
-    if (!sentence->missing.empty()) facts.warnings.push_back(sentence->missing);
+    if (sentence->missing) facts.warnings.push_back(sentence->missing->text());
     if (options.activation == activation::dynamic_int8) {
         const auto any = [](const auto&... linears) { return (linears.integer() || ...); };
         facts.dynamic_int8 = *classes && any((*classes)->dense, (*classes)->out);
@@ -409,8 +408,7 @@ BITMILL_INLINE result<void> encoder_model::embed(const token_batch& batch, std::
     const fp_environment environment;
     content& it = *content_;
     return detail::guard(it.facts.path, [&]() -> result<void> {
-        if (!it.sentence.missing.empty())
-            return error{.code = error_code::unsupported, .message = it.sentence.missing};
+        if (it.sentence.missing) return *it.sentence.missing;
         const std::size_t hidden = it.facts.hidden_size;
         if (auto sound = it.check(batch, batch.lengths.size() * hidden, dst); !sound) return sound;
         return it.run_in_parts(batch, [&](const detail::sequence_run& part, const float* states) {

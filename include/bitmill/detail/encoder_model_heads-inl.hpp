@@ -37,7 +37,7 @@ struct sentence_head {
     bitmill::pooling pooling = pooling::mean;
     bool normalize = false;
     bool include_prompt = true;
-    std::string missing = {};
+    std::optional<error> missing = {};
 };
 
 class sentence_head_reader {
@@ -56,9 +56,11 @@ public:
             const std::string type = text(one, "type");
             const bool ours = type.starts_with("sentence_transformers.");
             const std::string kind = ours ? type.substr(type.rfind('.') + 1) : type;
-            if (kind == "Transformer" && !text(one, "path").empty())
-                out_.missing = path + ": its Transformer lies in '" + shortened(text(one, "path")) +
-                               "'; this version runs one that lies in the folder itself";
+            if (kind == "Transformer" && !text(one, "path").empty()) {
+                lack(path, "its Transformer lies in '" + shortened(text(one, "path")) +
+                               "'; this version runs one that lies in the folder itself");
+                return out_;
+            }
             if (kind == "Pooling")
                 if (auto done = read_pooling(text(one, "path")); !done) return done.error();
             kinds.push_back(kind);
@@ -68,12 +70,16 @@ public:
         if (known || out_.normalize) return out_;
         std::string all;
         for (const auto& kind : kinds) all.append(all.empty() ? "" : ", ").append(kind);
-        out_.missing = path + ": its modules are " + shortened(all) +
-                       "; this version runs Transformer, Pooling and, behind them, Normalize";
+        lack(path, "its modules are " + (all.empty() ? "none" : shortened(all)) +
+                       "; this version runs Transformer, Pooling and, behind them, Normalize");
         return out_;
     }
 
 private:
+    void lack(const std::string& file, std::string what) {
+        out_.missing = error{.code = error_code::unsupported, .message = std::move(what), .file = file};
+    }
+
     static std::string text(const json& object, const char* key) {
         const auto found = object.is_object() ? object.find(key) : object.end();
         return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
@@ -115,8 +121,9 @@ private:
         if (found != std::end(table))
             out_.pooling = found->second;
         else
-            out_.missing = root_ + "/" + name + ": pooling mode " + shortened(all) +
-                           " is not run by this version; it runs one of mean, cls, max and lasttoken";
+            lack(root_ + "/" + name, "pooling mode " + shortened(all) +
+                                         " is not run by this version; it runs one of mean, cls, max and "
+                                         "lasttoken");
         return {};
     }
 
