@@ -2,7 +2,8 @@
 """Tokenizers beside the tokenizers package: MB/s of UTF-8 on one thread, the same lines, ids, offsets and masks.
 
 The text is what Django's translators wrote in some ninety languages, and its English lines alone. MiniLM's tokenizer is
-the real one, the others are trained here on that text (tests/parity/tokenizer_files.py). Rounds are interleaved.
+the real one, the others are trained here on that text (tests/parity/tokenizer_files.py). Rounds are interleaved. Ours is
+opened anew for each pass, so that it knows no words yet; the package keeps what it has seen.
 """
 
 import argparse
@@ -51,7 +52,8 @@ def ours(program, files, text, seconds):
 def theirs(tokenizer, lines):
     size = sum(len(line.encode()) for line in lines)
     start = time.perf_counter()
-    tokenizer.encode_batch(lines)
+    for first in range(0, len(lines), 256):  # 4 % to 13 % faster than all at once
+        tokenizer.encode_batch(lines[first : first + 256])
     return size / (time.perf_counter() - start)
 
 
