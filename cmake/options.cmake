@@ -11,6 +11,7 @@ option(BITMILL_INSTALL "Install headers, library and command" ${PROJECT_IS_TOP_L
 option(BITMILL_WERROR "Treat warnings as errors" ${PROJECT_IS_TOP_LEVEL})
 set(BITMILL_SANITIZE "" CACHE STRING "Sanitizers: empty, address (with undefined) or thread")
 set_property(CACHE BITMILL_SANITIZE PROPERTY STRINGS "" address thread)
+set(BITMILL_ISAS "" CACHE STRING "Instruction sets of the kernels, e.g. baseline;avx2; empty: all of the processor")
 set(BITMILL_XSIMD_INCLUDE_DIR "" CACHE PATH "Headers of xsimd, where it has no CMake package")
 
 if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)

@@ -9,11 +9,7 @@ static int is_available(const char* name) {
 }
 
 int main(void) {
-#if defined(__x86_64__)
-    static const char* const known[] = {"baseline", "avx2", "avx512bw"};
-#else
-    static const char* const known[] = {"neon64"};
-#endif
+    static const char* const known[] = {BITMILL_TEST_ISAS}; /* what the library was built with */
     bitmill_error error = BITMILL_ERROR_INIT;
     char before[32];
     size_t i;
