@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import pathlib
+import platform
 import re
 import shutil
 import subprocess
@@ -17,6 +18,10 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "guards"))
 import layering
+
+
+# For the ways that build the library once more; all instruction sets are in what find_package and packages use.
+ISAS = "neon64" if platform.machine() == "aarch64" else "baseline;avx2"
 
 
 def run(*command, **options):
@@ -52,6 +57,15 @@ def check_tree(args, prefix, *patterns):
     for path in (path for pattern in patterns for path in prefix.rglob(pattern) if path.is_file()):
         for folder in (args.source, args.work):
             assert str(folder).encode() not in path.read_bytes(), f"{path} names {folder}"
+
+
+def check_isas(folder):
+    """Libraries below folder have the instruction sets of ISAS and no other."""
+    libraries = [*folder.rglob("libbitmill.a"), *folder.rglob("libbitmill.so")]
+    assert libraries, f"no library in {folder}"
+    for library in libraries:
+        found = set(re.findall(rb"bitmill_kernels_(\w+)", library.read_bytes()))
+        assert found == set(ISAS.encode().split(b";")), f"{library} has {found}"
 
 
 # ---- a user's programs -----------------------------------------------------------------------------------
@@ -114,14 +128,17 @@ def way_headers(args, work):
 
 
 def way_shared(args, work):
-    build_library(args, work / "library", "-DBUILD_SHARED_LIBS=ON", "-DBITMILL_BUILD_CLI=OFF")
+    build_library(args, work / "library", "-DBUILD_SHARED_LIBS=ON", "-DBITMILL_BUILD_CLI=OFF",
+                  f"-DBITMILL_ISAS={ISAS}")
     install(args, work / "library", work / "prefix")
+    check_isas(work / "prefix")
     use_prefix(args, work, work / "prefix", library_folder(work / "prefix"))
 
 
 def way_add_subdirectory(args, work):
     use_cmake(args, work, "add_subdirectory", f"-DBITMILL_SOURCE={args.source}",
-              f"-DCMAKE_PREFIX_PATH={args.prefix_path}")
+              f"-DCMAKE_PREFIX_PATH={args.prefix_path}", f"-DBITMILL_ISAS={ISAS}")
+    check_isas(work)
 
 
 # ---- .deb and .tar.gz ------------------------------------------------------------------------------------
@@ -207,12 +224,13 @@ def way_conan(args, work):
                 "-c:a", "tools.cmake.cmaketoolchain:user_presets="]
     for shared in (False, True):
         # The command beside the shared library, which it must find.
-        options = ["-o", f"&:shared={shared}", "-o", f"&:with_cli={shared}"]
+        options = ["-o", f"&:shared={shared}", "-o", f"&:with_cli={shared}", "-o", f"&:isas={ISAS}"]
         conan("create", args.source, "--no-remote", *settings, *options)
         folder = work / f"pkg-config-{shared}"
         conan("install", f"--requires=bitmill/{args.version}", "--no-remote", *settings,
               *[option.replace("&", "bitmill/*") for option in options], "-g", "PkgConfigDeps", "-of", folder)
         use_pkg_config(args, work, folder)
+    check_isas(work / "home")
 
 
 # ---- vcpkg -----------------------------------------------------------------------------------------------
