@@ -233,18 +233,20 @@ private:
 
 }  // namespace detail
 
+// A copy at another level shares what does not depend on the level, and the panels of both.
 struct encoder_model::content {
     model_facts facts;
-    std::unique_ptr<detail::model_weights> weights;
-    detail::token_embeddings embeddings;
+    std::shared_ptr<const detail::model_weights> weights;
+    std::shared_ptr<const detail::token_embeddings> embeddings;
     encoder layers;
     detail::sentence_head sentence;
     std::optional<detail::classification_head> classes;
     memory_source memory;
-    thread_team team;
+    std::shared_ptr<thread_team> team;
     layer_observer observer = {};
 
     static result<std::unique_ptr<content>> open(const std::string& path, const model_options& options);
+    [[nodiscard]] result<std::unique_ptr<content>> at_level(const std::string& level) const;
 
     [[nodiscard]] static error refuse(std::string message) {
         return {.code = error_code::invalid_argument, .message = std::move(message)};
@@ -254,9 +256,9 @@ struct encoder_model::content {
 
     // dst: [batch.ids.size(), hidden_size].
     result<void> run(const token_batch& batch, float* dst) {
-        auto read = embeddings.read(batch, facts.hidden_size, dst, team, memory);
+        auto read = embeddings->read(batch, facts.hidden_size, dst, *team, memory);
         if (!read) return read;
-        layers.run(dst, batch.lengths, team, {.dynamic_int8 = facts.dynamic_int8, .observe = observer});
+        layers.run(dst, batch.lengths, *team, {.dynamic_int8 = facts.dynamic_int8, .observe = observer});
         return {};
     }
 
@@ -367,11 +369,12 @@ BITMILL_INLINE result<std::unique_ptr<encoder_model::content>> encoder_model::co
                 "activation dynamic-int8 is for layers of integers, of which this "
                 "level has none: it runs with floats");
     }
-    std::unique_ptr<content> made(new content{std::move(facts), std::move(weights), std::move(*embeddings),
-                                              std::move(*layers), std::move(*sentence), std::move(*classes),
-                                              options.memory, thread_team(options.threads, options.run)});
-    made->facts.threads = made->team.threads();
-    return made;
+    auto team = std::make_shared<thread_team>(options.threads, options.run);
+    facts.threads = team->threads();
+    auto shared = std::make_shared<const detail::token_embeddings>(std::move(*embeddings));
+    return std::unique_ptr<content>(new content{std::move(facts), std::move(weights), std::move(shared),
+                                                std::move(*layers), std::move(*sentence), std::move(*classes),
+                                                options.memory, std::move(team)});
 }
 
 BITMILL_INLINE encoder_model::encoder_model(std::unique_ptr<content> what) noexcept
@@ -384,6 +387,14 @@ BITMILL_INLINE result<encoder_model> encoder_model::open(const std::string& path
                                                          const model_options& options) {
     return detail::guard(path, [&]() -> result<encoder_model> {
         auto made = content::open(path, options);
+        if (!made) return made.error();
+        return encoder_model(std::move(*made));
+    });
+}
+
+BITMILL_INLINE result<encoder_model> encoder_model::at_level(const std::string& level) const {
+    return detail::guard(content_->facts.path, [&]() -> result<encoder_model> {
+        auto made = content_->at_level(level);
         if (!made) return made.error();
         return encoder_model(std::move(*made));
     });
@@ -415,7 +426,7 @@ BITMILL_INLINE result<void> encoder_model::embed(const token_batch& batch, std::
             std::vector<std::size_t> first(part.count, 0);
             for (std::size_t i = 1; i < part.count; ++i)
                 first[i] = first[i - 1] + batch.lengths[part.first + i - 1];
-            it.team.run(part.count, [&](std::size_t i) {
+            it.team->run(part.count, [&](std::size_t i) {
                 const fp_environment same;
                 detail::pool_sequence(it.sentence, states + first[i] * hidden, batch.lengths[part.first + i],
                                       hidden, dst.data() + (part.first + i) * hidden);
@@ -442,7 +453,7 @@ BITMILL_INLINE result<void> encoder_model::logits(const token_batch& batch, std:
                 std::copy_n(states + token * hidden, hidden, first.data() + i * hidden);
                 token += batch.lengths[part.first + i];
             }
-            it.classes->run(first.data(), part.count, dst.data() + part.first * labels, it.team,
+            it.classes->run(first.data(), part.count, dst.data() + part.first * labels, *it.team,
                             {.dynamic_int8 = it.facts.dynamic_int8, .observe = it.observer}, it.memory);
         });
     });

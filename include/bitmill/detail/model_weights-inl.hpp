@@ -14,6 +14,7 @@
 #include <bitmill/codec/code_book.hpp>
 #include <bitmill/codec/codec.hpp>
 #include <bitmill/detail/codec-inl.hpp>
+#include <bitmill/detail/page_memory-inl.hpp>
 #include <bitmill/detail/stored_values-inl.hpp>
 #include <bitmill/mill/stored.hpp>
 #include <bitmill/nn/linear.hpp>
@@ -34,7 +35,7 @@ class model_weights {
 public:
     model_weights(checkpoint model, stored_model stored, memory_source memory)
         : model_(std::move(model)), stored_(std::move(stored)), values_(model_, stored_, memory),
-          memory_(memory_or_default(memory)) {
+          memory_(weight_memory(memory)) {
         for (const auto& t : stored_.tensors) by_name_.emplace(t.name, &t);
     }
     model_weights(const model_weights&) = delete;
@@ -42,10 +43,14 @@ public:
 
     [[nodiscard]] const checkpoint& model() const noexcept { return model_; }
     [[nodiscard]] memory_source memory() const noexcept { return memory_; }
-    // Of every file that is open.
-    [[nodiscard]] std::uint64_t file_bytes() const {
+    // Of every file that is open, without those of residual planes.
+    [[nodiscard]] std::uint64_t base_bytes() const {
         std::uint64_t bytes = 0;
         for (std::size_t i = 0; i < model_.shard_count(); ++i) bytes += model_.shard(i).file().size();
+        return bytes;
+    }
+    [[nodiscard]] std::uint64_t file_bytes() const {
+        std::uint64_t bytes = base_bytes();
         for (const auto& planes : stored_.residuals) bytes += planes ? planes->file().size() : 0;
         return bytes;
     }
@@ -101,6 +106,25 @@ public:
         auto made = as_f16 && wide ? pack_values(**t, bias->data(), dtype::f16) : pack(**t, bias->data());
         if (made) loaded_bytes_ += made->bytes();
         return made;
+    }
+
+    // Bytes of a layer's residual plane.
+    result<void> read_residual(const stored_tensor& t, std::uint64_t offset, std::size_t bytes,
+                               std::byte* dst) const {
+        return fetch(stored_.residual_of(t), t.residual, offset, dst, bytes);
+    }
+    // Whether both read the same files, of which none was written to or replaced in between.
+    result<bool> same_files(const model_weights& other) const {
+        if (model_.shard_count() != other.model_.shard_count()) return false;
+        for (std::size_t i = 0; i < model_.shard_count(); ++i) {
+            const auto mine = model_.shard(i).file().stamp(), theirs = other.model_.shard(i).file().stamp();
+            if (!mine) return mine.error();
+            if (!theirs) return theirs.error();
+            if (mine->inode != theirs->inode || mine->bytes != theirs->bytes ||
+                mine->modified_ns != theirs->modified_ns)
+                return false;
+        }
+        return true;
     }
 
     // Elements [first, first + count) as f32 or f16; of a coded tensor, which has two dimensions, decoded.

@@ -79,7 +79,7 @@ inline void softmax(std::span<float> x) {
 
 struct text_encoder::content {
     encoder_model model;
-    bitmill::tokenizer words;
+    std::shared_ptr<const bitmill::tokenizer> words;
     text_facts facts;
     bool has_types;
 
@@ -152,9 +152,9 @@ struct text_encoder::content {
         if (!prompt) return prompt.error();
         std::string whole;
         const auto encode = [&](std::size_t i, const tokenize_options& lengths) {
-            if (prompt->empty()) return words.encode(texts[i], lengths);
+            if (prompt->empty()) return words->encode(texts[i], lengths);
             whole.assign(*prompt).append(texts[i]);
-            return words.encode(whole, lengths);
+            return words->encode(whole, lengths);
         };
         return in_batches(texts.size(), options, encode, run);
     }
@@ -189,8 +189,9 @@ BITMILL_INLINE result<std::unique_ptr<text_encoder::content>> text_encoder::cont
                          .file = *folder + "/sentence_bert_config.json"};
     }
     const bool has_types = model->facts().token_types > 1;
-    return std::unique_ptr<content>(new content{std::move(*model), std::move(*words), std::move(*facts),
-                                                reader.has_types() && has_types});
+    return std::unique_ptr<content>(new content{std::move(*model),
+                                                std::make_shared<const bitmill::tokenizer>(std::move(*words)),
+                                                std::move(*facts), reader.has_types() && has_types});
 }
 
 BITMILL_INLINE std::string text_facts::json(int indent) const {
@@ -220,8 +221,18 @@ BITMILL_INLINE result<text_encoder> text_encoder::open(const std::string& path,
     });
 }
 
+BITMILL_INLINE result<text_encoder> text_encoder::at_level(const std::string& level) const {
+    const content& it = *content_;
+    return detail::guard(it.model.facts().path, [&]() -> result<text_encoder> {
+        auto model = it.model.at_level(level);
+        if (!model) return model.error();
+        return text_encoder(
+            std::unique_ptr<content>(new content{std::move(*model), it.words, it.facts, it.has_types}));
+    });
+}
+
 BITMILL_INLINE const encoder_model& text_encoder::model() const noexcept { return content_->model; }
-BITMILL_INLINE const bitmill::tokenizer& text_encoder::tokenizer() const noexcept { return content_->words; }
+BITMILL_INLINE const bitmill::tokenizer& text_encoder::tokenizer() const noexcept { return *content_->words; }
 BITMILL_INLINE const text_facts& text_encoder::facts() const noexcept { return content_->facts; }
 
 BITMILL_INLINE result<void> text_encoder::embed(std::span<const std::string_view> texts, std::span<float> dst,
@@ -286,7 +297,7 @@ BITMILL_INLINE result<void> text_encoder::pair_logits(std::span<const std::strin
                                    std::to_string(second.size()) + " second ones are no pairs");
         if (auto sound = content::check_room(dst.size(), first.size() * labels); !sound) return sound;
         const auto encode = [&](std::size_t i, const tokenize_options& lengths) {
-            return it.words.encode(first[i], second[i], lengths);
+            return it.words->encode(first[i], second[i], lengths);
         };
         return it.in_batches(first.size(), options, encode, [&](std::size_t at, const token_batch& batch) {
             return it.model.logits(batch, dst.subspan(at * labels, batch.lengths.size() * labels));

@@ -80,6 +80,12 @@ public:
 
     [[nodiscard]] const model_facts& facts() const noexcept;
 
+    // Of planes (format bitmill), the same model at level int8 or int4: it shares the base plane, the embeddings and the
+    // threads with this one, which stays as it is; int4 reads nothing, int8 reads the residual plane. Safe from many
+    // threads. Errors: invalid_argument where the model has no planes or no such level, bad_input where the folder was
+    // written to since it was opened (open it anew), and those of open.
+    [[nodiscard]] result<encoder_model> at_level(const std::string& level) const;
+
     // Errors of all three: invalid_argument for a batch that does not fit together, an empty sequence, one longer than
     // max_tokens, an id or a type outside of the model's; io, bad_input where a row of the embeddings cannot be read or holds NaN.
     // dst: [lengths.size(), embedding_size].
@@ -103,4 +109,5 @@ private:
 #if !defined(BITMILL_COMPILED_LIB)
 #include <bitmill/detail/encoder_model-inl.hpp>
 #include <bitmill/detail/encoder_model_facts-inl.hpp>
+#include <bitmill/detail/encoder_model_planes-inl.hpp>
 #endif

@@ -58,6 +58,9 @@ public:
     text_encoder& operator=(text_encoder&&) noexcept;
     ~text_encoder();
 
+    // As encoder_model::at_level; both share the tokenizer.
+    [[nodiscard]] result<text_encoder> at_level(const std::string& level) const;
+
     [[nodiscard]] const encoder_model& model() const noexcept;
     [[nodiscard]] const bitmill::tokenizer& tokenizer() const noexcept;
     [[nodiscard]] const text_facts& facts() const noexcept;

@@ -65,7 +65,7 @@ struct encoder_config {
     float epsilon = 1e-12f;
 };
 
-// Immutable but for the layers' planes; run() is safe from many threads.
+// Immutable but for the layers' planes; copies share their layers' panels. run() is safe from many threads.
 class encoder {
 public:
     encoder(encoder_config config, std::vector<encoder_layer> layers, memory_source memory = nullptr);

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <memory_resource>
 #include <span>
@@ -55,12 +56,10 @@ struct linear_options {
     std::size_t residual_stride = 0;  // elements; 0: out
 };
 
-// Move-only. run() is const and safe from many threads; dropping and adding the rest is not.
+// Copies share their panels. run() is const and safe from many threads; dropping and adding the rest is not, and copies
+// of the layer do not see it.
 class linear {
 public:
-    linear(linear&&) noexcept = default;
-    linear& operator=(linear&&) = default;
-
     // Packs a weight. `bias`: out floats, copied, or null. Schemes: fp32, fp16, bf16, int8, int4, int2, nf4, fp4 with
     // scales for multiples of 32 elements along a row (or for whole rows), nf4 and fp4 with blocks that do not cross
     // rows. Errors: unsupported for any other (decode it and pack fp32), invalid_argument.
@@ -75,10 +74,14 @@ public:
     [[nodiscard]] scheme_type type() const noexcept;  // int4 where of two planes only the base is there
 
     // Planes: what stands between int4 and int8.
-    [[nodiscard]] bool has_rest() const noexcept { return !rest_.bytes.empty(); }
-    void drop_rest();  // its memory is returned
+    [[nodiscard]] bool has_rest() const noexcept { return rest_ != nullptr; }
+    void drop_rest();  // its memory is returned with the last copy that has it
     // `residual` as in linear_source. Errors: invalid_argument where this layer has no base of two planes.
     [[nodiscard]] result<void> add_rest(const std::byte* residual);
+    // The same for a layer of int4 that was packed as such and is the base of `both`; `read` puts bytes
+    // [offset, offset + bytes) of the residual at dst. What it refuses is the error, and nothing was added.
+    using byte_reader = std::function<result<void>(std::uint64_t offset, std::size_t bytes, std::byte* dst)>;
+    [[nodiscard]] result<void> add_rest(const scheme& both, const byte_reader& read);
 
     // dst [rows, out] = activation(x * w^T + bias) + residual. dst_stride in elements, 0: out. dst may be the residual.
     void run(const float* x, std::size_t rows, std::size_t x_stride, float* dst, std::size_t dst_stride,
@@ -88,7 +91,7 @@ public:
              const linear_options& = {}) const;
 
 private:
-    explicit linear(memory_source memory);
+    explicit linear(memory_source memory) : memory_(memory) {}
     [[nodiscard]] kernels::panels view() const noexcept;
     void run(kernels::linear_call call, bool integer, thread_team& team) const;
 
@@ -97,18 +100,31 @@ private:
     bitmill::scheme scheme_;
     kernels::panels layout_;  // pointers are set by view()
     // Panels begin at a whole line of 64 bytes, which need not be the first byte.
-    struct lines {
-        std::pmr::vector<std::uint8_t> bytes;
-        std::size_t begin = 0;
-        explicit lines(memory_source memory) : bytes(memory) {}
-        std::uint8_t* resize(std::size_t size);
-        [[nodiscard]] const std::uint8_t* data() const noexcept { return bytes.data() + begin; }
+    class lines {
+    public:
+        lines(std::size_t size, memory_source memory);  // of bytes that are not set
+        lines(const lines&) = delete;
+        lines& operator=(const lines&) = delete;
+        ~lines() { memory_->deallocate(bytes_, size_ + line); }
+        [[nodiscard]] std::uint8_t* data() const noexcept { return data_; }
+        [[nodiscard]] std::size_t size() const noexcept { return size_; }
+
+    private:
+        static constexpr std::size_t line = 64;
+        memory_source memory_;
+        std::size_t size_;
+        void* bytes_;
+        std::uint8_t* data_;
     };
-    lines codes_;
-    lines rest_;
-    std::pmr::vector<float> scales_;
-    std::pmr::vector<float> zeros_;
-    std::pmr::vector<float> bias_;
+    using floats = std::pmr::vector<float>;
+    [[nodiscard]] std::shared_ptr<const floats> scaled(float factor) const;
+
+    memory_source memory_;
+    std::shared_ptr<const lines> codes_;
+    std::shared_ptr<const lines> rest_;
+    std::shared_ptr<const floats> scales_;
+    std::shared_ptr<const floats> zeros_;
+    std::shared_ptr<const floats> bias_;
 };
 
 }  // namespace bitmill
