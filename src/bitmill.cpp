@@ -10,13 +10,16 @@
 #include <bitmill/detail/encoder-inl.hpp>
 #include <bitmill/detail/encoder_model-inl.hpp>
 #include <bitmill/detail/encoder_model_facts-inl.hpp>
+#include <bitmill/detail/encoder_model_planes-inl.hpp>
 #include <bitmill/detail/file-inl.hpp>
 #include <bitmill/detail/gguf-inl.hpp>
 #include <bitmill/detail/hf_config-inl.hpp>
 #include <bitmill/detail/inspect-inl.hpp>
 #include <bitmill/detail/layout-inl.hpp>
+#include <bitmill/detail/level_decision-inl.hpp>
 #include <bitmill/detail/linear-inl.hpp>
 #include <bitmill/detail/mill-inl.hpp>
+#include <bitmill/detail/model_loader-inl.hpp>
 #include <bitmill/detail/model_quantizer-inl.hpp>
 #include <bitmill/detail/options-inl.hpp>
 #include <bitmill/detail/pickle_model-inl.hpp>

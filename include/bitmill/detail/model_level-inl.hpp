@@ -19,6 +19,15 @@ namespace bitmill::detail {
 // From the highest down; those but the first are folders of variants, too.
 inline constexpr std::string_view model_levels[] = {"original", "fp16", "int8", "int4", "int2"};
 
+[[nodiscard]] inline result<void> check_level(std::string_view level, const std::string& path) {
+    if (std::find(std::begin(model_levels), std::end(model_levels), level) != std::end(model_levels))
+        return {};
+    return error{
+        .code = error_code::invalid_argument,
+        .message = "there is no level '" + std::string(level) + "': original, fp16, int8, int4, int2",
+        .file = path};
+}
+
 struct opened_level {
     checkpoint model;
     stored_model stored;
@@ -56,9 +65,8 @@ public:
     level_finder(const std::string& path, const std::string& level) : path_(path), level_(level) {}
 
     result<opened_level> find() {
-        if (!level_.empty() &&
-            std::find(std::begin(model_levels), std::end(model_levels), level_) == std::end(model_levels))
-            return refuse("there is no level '" + level_ + "': original, fp16, int8, int4, int2");
+        if (!level_.empty())
+            if (auto known = check_level(level_, path_); !known) return known.error();
         if (auto looked = look_for_variants(); !looked) return looked.error();
         std::optional<opened_level> own;
         if (holds_model_ || variants_.empty()) {
