@@ -654,6 +654,121 @@ BITMILL_API bitmill_status bitmill_text_encoder_rerank(const bitmill_text_encode
                                                        float* scores, uint64_t dst_count,
                                                        bitmill_error* error);
 
+/* ---- a model that changes its level while it serves --------------------------------------------------------- */
+
+/* The levels of one model, one of which serves. Every call is safe from any thread, but destroy. A call runs on the level
+ * that served when it began, whole, and its weights stay until it ends; a switch waits for no call. Levels are looked
+ * for, the first that is found being taken: the planes of the folder, or what it is itself; FOLDER/LEVEL/; quantized of
+ * the options; quantized/NAME beside the folder; fp16 also as a cast of the original. */
+typedef struct bitmill_model_loader bitmill_model_loader;
+
+typedef struct bitmill_loader_options {
+    uint32_t struct_size;
+    int32_t no_fallback; /* a level that cannot be had, or gives NaN, is an error; else another one answers */
+    /* How models are opened; its level serves first, by default the original. Of its hooks log is used, too: one line for
+     * each fault (warning) and each switch (info), one call at a time; it must not switch levels. */
+    const bitmill_model_options* model;
+    const char* quantized;         /* a folder with a variant, besides those that are found; may be NULL */
+    const char* const* capability; /* the levels that may be run; none: all */
+    uint64_t capability_count;
+    /* Texts on which a level proves itself before it serves: the cosine of all its outputs to the original's. None: what
+     * canary.json in the level's folder says, if there is one. */
+    const char* const* canary;
+    uint64_t canary_count;
+    double canary_cosine;       /* the least; 0: 0.9 */
+    uint64_t switch_timeout_ms; /* a switch that took longer is taken back; 0: none */
+    int64_t retry_after_ms; /* when a level that failed is tried again; 0: 60000; -1: only when asked for */
+    int32_t check_hashes;   /* of a level whose folder has a manifest.json, before it serves */
+    uint32_t reserved;
+} bitmill_loader_options;
+#define BITMILL_LOADER_OPTIONS_INIT \
+    {(uint32_t)sizeof(bitmill_loader_options), 0, NULL, NULL, NULL, 0, NULL, 0, 0.0, 0, 0, 0, 0}
+
+/* One attempt to serve another level. */
+typedef struct bitmill_switch_record {
+    uint32_t struct_size;
+    int32_t fault;   /* the requested level is there and could not be used */
+    uint64_t number; /* from 1 */
+    int64_t unix_ms; /* when it ended */
+    double load_ms;
+    double canary_ms;
+    double canary_cosine;  /* where has_canary is set */
+    uint64_t weight_bytes; /* of memory, of the level that serves now */
+    int32_t planes;        /* only a plane was added or dropped */
+    int32_t has_canary;
+    char from[16]; /* the level that served; "" for the first */
+    char requested[16];
+    char effective[16]; /* the level that serves now */
+    char reason[464];   /* "" where both are the same; as much as fits, bitmill_model_loader_json has all */
+} bitmill_switch_record;
+#define BITMILL_SWITCH_RECORD_INIT \
+    {(uint32_t)sizeof(bitmill_switch_record), 0, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, {0}, {0}, {0}, {0}}
+
+typedef struct bitmill_model_size_info {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t original_bytes;       /* of the files of weights; 0: there is no original */
+    uint64_t quantized_bytes;      /* of the level that use_quantized_model takes; 0: there is none */
+    double size_reduction_percent; /* 0 where one of them is absent */
+} bitmill_model_size_info;
+#define BITMILL_MODEL_SIZE_INFO_INIT {(uint32_t)sizeof(bitmill_model_size_info), 0, 0, 0, 0.0}
+
+/* options may be NULL. INVALID_ARGUMENT: there is no such level; where nothing can stand in for it, what its opening
+ * says. */
+BITMILL_API bitmill_status bitmill_model_loader_open(const char* path, const bitmill_loader_options* options,
+                                                     bitmill_model_loader** loader, bitmill_error* error);
+
+/* NULL is fine. Not while another call runs. */
+BITMILL_API void bitmill_model_loader_destroy(bitmill_model_loader* loader);
+
+/* record may be NULL. A switch that fails leaves what serves: the record says so, or, with no_fallback, it is an error. */
+BITMILL_API bitmill_status bitmill_model_loader_use_level(bitmill_model_loader* loader, const char* level,
+                                                          bitmill_switch_record* record,
+                                                          bitmill_error* error);
+/* 1: int8, or else int4, int2, fp16; 0: the original. */
+BITMILL_API bitmill_status bitmill_model_loader_use_quantized_model(bitmill_model_loader* loader, int32_t use,
+                                                                    bitmill_switch_record* record,
+                                                                    bitmill_error* error);
+
+/* How what serves now came to it. */
+BITMILL_API bitmill_status bitmill_model_loader_get_last_switch(const bitmill_model_loader* loader,
+                                                                bitmill_switch_record* record,
+                                                                bitmill_error* error);
+
+/* Of the level that serves now. */
+BITMILL_API bitmill_status bitmill_model_loader_get_facts(const bitmill_model_loader* loader,
+                                                          bitmill_model_facts* facts, bitmill_error* error);
+
+BITMILL_API bitmill_status bitmill_model_loader_get_size_info(const bitmill_model_loader* loader,
+                                                              bitmill_model_size_info* size,
+                                                              bitmill_error* error);
+
+/* Levels, where they lie, sizes, the last 256 switches. Sizes as in bitmill_report_json. */
+BITMILL_API bitmill_status bitmill_model_loader_json(const bitmill_model_loader* loader, char* dst,
+                                                     size_t dst_bytes, size_t* needed_bytes,
+                                                     bitmill_error* error);
+
+/* As those of bitmill_text_encoder. Where the level that serves fails (IO, BAD_INPUT, an output of a quantized level that
+ * is no number) the next level serves, this call and those that follow. */
+BITMILL_API bitmill_status bitmill_model_loader_embed(bitmill_model_loader* loader,
+                                                      const bitmill_texts* texts,
+                                                      const bitmill_text_options* options, float* dst,
+                                                      uint64_t dst_count, bitmill_error* error);
+BITMILL_API bitmill_status bitmill_model_loader_classify(bitmill_model_loader* loader,
+                                                         const bitmill_texts* texts,
+                                                         const bitmill_text_options* options, float* dst,
+                                                         uint64_t dst_count, bitmill_error* error);
+BITMILL_API bitmill_status bitmill_model_loader_rerank(bitmill_model_loader* loader, const char* query,
+                                                       const bitmill_texts* documents,
+                                                       const bitmill_text_options* options, uint64_t* order,
+                                                       float* scores, uint64_t dst_count,
+                                                       bitmill_error* error);
+
+/* Writes canary.json into the level's folder: the texts, what the original makes of them, canary_cosine. */
+BITMILL_API bitmill_status bitmill_model_loader_store_canary(bitmill_model_loader* loader, const char* level,
+                                                             const bitmill_texts* texts,
+                                                             bitmill_error* error);
+
 #ifdef __cplusplus
 }
 #endif

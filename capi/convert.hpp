@@ -75,6 +75,15 @@ template <>
 inline constexpr struct_facts facts_of<bitmill_tokens>{"bitmill_tokens",
                                                        offsetof(bitmill_tokens, lengths_count) + 8};
 template <>
+inline constexpr struct_facts facts_of<bitmill_loader_options>{
+    "bitmill_loader_options", offsetof(bitmill_loader_options, reserved) + 4};
+template <>
+inline constexpr struct_facts facts_of<bitmill_switch_record>{"bitmill_switch_record",
+                                                              offsetof(bitmill_switch_record, reason) + 464};
+template <>
+inline constexpr struct_facts facts_of<bitmill_model_size_info>{
+    "bitmill_model_size_info", offsetof(bitmill_model_size_info, size_reduction_percent) + 8};
+template <>
 inline constexpr struct_facts facts_of<bitmill_texts>{"bitmill_texts", offsetof(bitmill_texts, count) + 8};
 template <>
 inline constexpr struct_facts facts_of<bitmill_tokenize_options>{
@@ -283,7 +292,7 @@ private:
 template <class Options>
 void put_host(const bitmill_hooks& hooks, host_memory& memory, Options& options) {
     memory = host_memory(hooks);
-    options.memory = &memory;
+    if (hooks.allocate != nullptr) options.memory = &memory;
     if (hooks.parallel_for != nullptr)
         options.run = [&hooks](std::size_t count, const task_fn& task) {
             struct {

@@ -1,6 +1,4 @@
 // The C interface's models that run.
-#include <algorithm>
-#include <cstring>
 #include <string>
 #include <string_view>
 
@@ -13,33 +11,6 @@
 
 namespace bitmill::capi {
 namespace {
-
-// Into an array of a struct that is 0 everywhere.
-template <std::size_t Size>
-void put_text(char (&dst)[Size], std::string_view text) noexcept {
-    std::memcpy(dst, text.data(), std::min(text.size(), Size - 1));
-}
-
-bitmill_model_facts facts_from(const model_facts& facts) noexcept {
-    bitmill_model_facts c = BITMILL_MODEL_FACTS_INIT;
-    c.dynamic_int8 = facts.dynamic_int8 ? 1 : 0;
-    c.embedding_size = facts.embedding_size;
-    c.hidden_size = facts.hidden_size;
-    c.labels = facts.labels;
-    c.layers = facts.layers;
-    c.heads = facts.heads;
-    c.vocabulary = facts.vocabulary;
-    c.token_types = facts.token_types;
-    c.max_tokens = facts.max_tokens;
-    c.file_bytes = facts.file_bytes;
-    c.weight_bytes = facts.weight_bytes;
-    put_text(c.model_type, facts.model_type);
-    put_text(c.requested, facts.requested);
-    put_text(c.effective, facts.effective);
-    put_text(c.pooling, to_text(facts.pooling));
-    c.normalize = facts.normalize ? 1 : 0;
-    return c;
-}
 
 result<const encoder_model*> encoder_of(const bitmill_model* model) {
     if (model == nullptr) return invalid("model is NULL");

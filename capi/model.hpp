@@ -1,13 +1,16 @@
 // Handles of what runs: each lies in the host's memory, and what it uses while it lives comes before it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <bitmill/model/encoder_model.hpp>
@@ -35,9 +38,37 @@ struct handle_deleter {
 template <class Handle>
 using handle_of = std::unique_ptr<Handle, handle_deleter<Handle>>;
 
-// A handle whose `own` is opened with the options.
-template <class Handle>
-result<handle_of<Handle>> open_handle(const char* path, const bitmill_model_options* given) {
+// Into an array of a struct that is 0 everywhere.
+template <std::size_t Size>
+void put_text(char (&dst)[Size], std::string_view text) noexcept {
+    std::memcpy(dst, text.data(), std::min(text.size(), Size - 1));
+}
+
+inline bitmill_model_facts facts_from(const model_facts& facts) noexcept {
+    bitmill_model_facts c = BITMILL_MODEL_FACTS_INIT;
+    c.dynamic_int8 = facts.dynamic_int8 ? 1 : 0;
+    c.embedding_size = facts.embedding_size;
+    c.hidden_size = facts.hidden_size;
+    c.labels = facts.labels;
+    c.layers = facts.layers;
+    c.heads = facts.heads;
+    c.vocabulary = facts.vocabulary;
+    c.token_types = facts.token_types;
+    c.max_tokens = facts.max_tokens;
+    c.file_bytes = facts.file_bytes;
+    c.weight_bytes = facts.weight_bytes;
+    put_text(c.model_type, facts.model_type);
+    put_text(c.requested, facts.requested);
+    put_text(c.effective, facts.effective);
+    put_text(c.pooling, to_text(facts.pooling));
+    c.normalize = facts.normalize ? 1 : 0;
+    return c;
+}
+
+// A handle whose `own` is what open(path, options, hooks) gives; the hooks are those of the handle.
+template <class Handle, class Open>
+result<handle_of<Handle>> open_handle(const char* path, const bitmill_model_options* given,
+                                      const Open& open) {
     const auto from = text_from(path, "path");
     if (!from) return from.error();
     const auto c = read_optional(given);
@@ -52,10 +83,19 @@ result<handle_of<Handle>> open_handle(const char* path, const bitmill_model_opti
     host_memory memory(*hooks);
     handle_of<Handle> handle(new (memory.allocate(sizeof(Handle), alignof(Handle))) Handle{*hooks, memory});
     put_host(handle->hooks, handle->memory, options);
-    auto opened = decltype(handle->own)::value_type::open(*from, options);
+    auto opened = open(*from, options, handle->hooks);
     if (!opened) return opened.error();
     handle->own = std::move(opened).value();
     return handle;
+}
+
+// One that `Handle::own` opens by itself.
+template <class Handle>
+result<handle_of<Handle>> open_handle(const char* path, const bitmill_model_options* given) {
+    return open_handle<Handle>(
+        path, given, [](const std::string& from, const model_options& options, const bitmill_hooks&) {
+            return decltype(Handle::own)::value_type::open(from, options);
+        });
 }
 
 template <class Element>

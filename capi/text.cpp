@@ -1,6 +1,5 @@
 // The C interface's text: tokenizers, and encoders that take texts.
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,6 +12,7 @@
 #include "convert.hpp"
 #include "guard.hpp"
 #include "model.hpp"
+#include "texts.hpp"
 
 struct bitmill_tokenizer {
     std::optional<bitmill::tokenizer> own = std::nullopt;
@@ -29,47 +29,6 @@ struct bitmill_text_encoder {
 
 namespace bitmill::capi {
 namespace {
-
-result<std::vector<std::string_view>> views_from(const bitmill_texts* given, const char* what) {
-    const auto c = read_struct(given);
-    if (!c) return c.error();
-    const auto data = elements_from(c->data, c->count, what);
-    if (!data) return data.error();
-    std::vector<std::string_view> views;
-    views.reserve(data->size());
-    for (std::size_t i = 0; i < data->size(); ++i) {
-        const char* const text = (*data)[i];
-        const std::uint64_t bytes = c->bytes == nullptr ? 0 : c->bytes[i];
-        if (text == nullptr && (c->bytes == nullptr || bytes != 0))
-            return invalid(std::string(what) + " holds a NULL");
-        if (text == nullptr)
-            views.emplace_back();
-        else
-            views.emplace_back(text,
-                               c->bytes == nullptr ? std::strlen(text) : static_cast<std::size_t>(bytes));
-    }
-    return views;
-}
-
-// `hooks` must outlive what uses the options.
-result<text_options> options_from(const bitmill_text_options* given, bitmill_hooks& hooks) {
-    const auto c = read_optional(given);
-    if (!c) return c.error();
-    const auto read = hooks_from(c->hooks);
-    if (!read) return read.error();
-    hooks = *read;
-    if (c->prompt != nullptr && c->prompt_name != nullptr)
-        return invalid("prompt and prompt_name are both set; leave one of them out");
-    text_options options;
-    options.max_length = static_cast<std::size_t>(c->max_length);
-    if (c->prompt != nullptr) options.prompt = c->prompt;
-    if (c->prompt_name != nullptr) options.prompt_name = c->prompt_name;
-    if (hooks.progress != nullptr)
-        options.on_progress = [&hooks](std::size_t done, std::size_t total) {
-            return hooks.progress(hooks.progress_context, done, total) == 0;
-        };
-    return options;
-}
 
 result<const text_encoder*> encoder_of(const bitmill_text_encoder* encoder) {
     if (encoder == nullptr) return invalid("encoder is NULL");
@@ -261,17 +220,10 @@ bitmill_status bitmill_text_encoder_rerank(const bitmill_text_encoder* encoder, 
         bitmill_hooks hooks;
         const auto options = capi::options_from(given, hooks);
         if (!options) return options.error();
-        const auto room = capi::elements_from(order, dst_count, "order");
-        if (!room) return room.error();
-        if (room->size() != views->size())
-            return capi::invalid("order has room for " + std::to_string(dst_count) +
-                                 " documents, there are " + std::to_string(views->size()));
+        if (auto room = capi::check_order(order, dst_count, views->size()); !room) return room;
         const auto ranked = (*model)->rerank(query, *views, *options);
         if (!ranked) return ranked.error();
-        for (std::size_t i = 0; i < ranked->size(); ++i) {
-            order[i] = (*ranked)[i].index;
-            if (scores != nullptr) scores[i] = (*ranked)[i].score;
-        }
+        capi::put_ranked(*ranked, order, scores);
         return {};
     });
 }

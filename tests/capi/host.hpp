@@ -57,6 +57,9 @@ public:
         sequence.capacity = places.size();
         sequence.ids = places.data();
         REQUIRE(bitmill_model_open(encoder.c_str(), nullptr, &running, nullptr) == BITMILL_OK);
+        REQUIRE(bitmill_model_loader_open(encoder.c_str(), nullptr, &loader, nullptr) == BITMILL_OK);
+        REQUIRE(bitmill_model_loader_open(reranker.c_str(), nullptr, &reranking, nullptr) == BITMILL_OK);
+        loader_options.model = &model_options;
         model_options.hooks = &hooks;
         tokens.ids = ids.data();
         tokens.ids_count = ids.size();
@@ -67,6 +70,8 @@ public:
         bitmill_model_destroy(running);
         bitmill_text_encoder_destroy(text_encoder);
         bitmill_text_encoder_destroy(text_reranker);
+        bitmill_model_loader_destroy(loader);
+        bitmill_model_loader_destroy(reranking);
     }
     host(const host&) = delete;
     host& operator=(const host&) = delete;
@@ -162,6 +167,37 @@ public:
                                            results.data(), order.size(), &error);
     }
 
+    bitmill_status open_loader() {
+        bitmill_model_loader* made = loader;  // a failure has something to clear
+        const auto status = bitmill_model_loader_open(encoder.c_str(), loader_options_at, &made, &error);
+        CHECK((made != nullptr) == (status == BITMILL_OK));
+        bitmill_model_loader_destroy(made);
+        return status;
+    }
+    bitmill_status use_level() { return bitmill_model_loader_use_level(loader, "fp16", record_at, &error); }
+    bitmill_status use_quantized() {
+        return bitmill_model_loader_use_quantized_model(loader, 0, record_at, &error);
+    }
+    bitmill_status last_switch() { return bitmill_model_loader_get_last_switch(loader, record_at, &error); }
+    bitmill_status loader_facts() { return bitmill_model_loader_get_facts(loader, facts_at, &error); }
+    bitmill_status size_info() { return bitmill_model_loader_get_size_info(loader, size_at, &error); }
+    bitmill_status loader_embed() {
+        results.assign(words.size() * encoder_hidden, 0.0f);
+        return bitmill_model_loader_embed(loader, texts_at, text_options_at, results.data(), results.size(),
+                                          &error);
+    }
+    bitmill_status loader_classify() {
+        results.assign(words.size() * encoder_labels, 0.0f);
+        return bitmill_model_loader_classify(loader, texts_at, text_options_at, results.data(),
+                                             results.size(), &error);
+    }
+    bitmill_status loader_rerank() {
+        order.assign(words.size(), 0);
+        results.assign(words.size(), 0.0f);
+        return bitmill_model_loader_rerank(reranking, "abc", texts_at, text_options_at, order.data(),
+                                           results.data(), order.size(), &error);
+    }
+
     temp_folder folder, other_folder;
     std::string model_path, out;
     bitmill_error error = BITMILL_ERROR_INIT;
@@ -187,12 +223,21 @@ public:
     std::string reranker = other_folder / "reranker";
     bitmill_text_encoder* text_encoder = nullptr;   // of `encoder`
     bitmill_text_encoder* text_reranker = nullptr;  // of `reranker`
+    bitmill_model_loader* loader = nullptr;         // of `encoder`
+    bitmill_model_loader* reranking = nullptr;      // of `reranker`
+    bitmill_loader_options loader_options = BITMILL_LOADER_OPTIONS_INIT;
+    bitmill_switch_record record = BITMILL_SWITCH_RECORD_INIT;
+    bitmill_model_size_info size = BITMILL_MODEL_SIZE_INFO_INIT;
     std::vector<const char*> words{"abc", "p", "hello a"};
     bitmill_texts texts = BITMILL_TEXTS_INIT, one_text = BITMILL_TEXTS_INIT;
     bitmill_text_options text_options = BITMILL_TEXT_OPTIONS_INIT;
     bitmill_tokenize_options tokenize_options = BITMILL_TOKENIZE_OPTIONS_INIT;
     bitmill_token_sequence sequence = BITMILL_TOKEN_SEQUENCE_INIT;
-    // What the calls of texts are given.
+    // What the calls of texts and of loaders are given.
+    const bitmill_loader_options* loader_options_at = &loader_options;
+    bitmill_switch_record* record_at = &record;
+    bitmill_model_facts* facts_at = &facts;
+    bitmill_model_size_info* size_at = &size;
     const bitmill_model_options* model_options_at = &model_options;
     const bitmill_texts *texts_at = &texts, *one_text_at = &one_text;
     const bitmill_text_options* text_options_at = &text_options;
@@ -221,25 +266,35 @@ private:
 };
 
 using call = bitmill_status (host::*)();
-inline const std::vector<std::pair<const char*, call>> all_calls = {{"encode_bound", &host::bound},
-                                                                    {"encode", &host::encode},
-                                                                    {"decode", &host::decode},
-                                                                    {"mill", &host::mill},
-                                                                    {"dequantize", &host::dequantize},
-                                                                    {"inspect", &host::inspect},
-                                                                    {"validate", &host::validate},
-                                                                    {"verify", &host::verify},
-                                                                    {"batch", &host::batch},
-                                                                    {"model_open", &host::open},
-                                                                    {"facts", &host::get_facts},
-                                                                    {"embed", &host::embed},
-                                                                    {"hidden", &host::hidden},
-                                                                    {"logits", &host::logits},
-                                                                    {"tokenize", &host::tokenize},
-                                                                    {"open_text", &host::open_text},
-                                                                    {"embed_texts", &host::embed_texts},
-                                                                    {"classify", &host::classify},
-                                                                    {"pair_logits", &host::pair_logits},
-                                                                    {"rerank", &host::rerank}};
+inline const std::vector<std::pair<const char*, call>> all_calls = {
+    {"encode_bound", &host::bound},
+    {"encode", &host::encode},
+    {"decode", &host::decode},
+    {"mill", &host::mill},
+    {"dequantize", &host::dequantize},
+    {"inspect", &host::inspect},
+    {"validate", &host::validate},
+    {"verify", &host::verify},
+    {"batch", &host::batch},
+    {"model_open", &host::open},
+    {"facts", &host::get_facts},
+    {"embed", &host::embed},
+    {"hidden", &host::hidden},
+    {"logits", &host::logits},
+    {"tokenize", &host::tokenize},
+    {"open_text", &host::open_text},
+    {"embed_texts", &host::embed_texts},
+    {"classify", &host::classify},
+    {"pair_logits", &host::pair_logits},
+    {"rerank", &host::rerank},
+    {"open_loader", &host::open_loader},
+    {"use_level", &host::use_level},
+    {"use_quantized", &host::use_quantized},
+    {"last_switch", &host::last_switch},
+    {"loader_facts", &host::loader_facts},
+    {"size_info", &host::size_info},
+    {"loader_embed", &host::loader_embed},
+    {"loader_classify", &host::loader_classify},
+    {"loader_rerank", &host::loader_rerank}};
 
 }  // namespace bitmill_test

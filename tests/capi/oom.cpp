@@ -407,6 +407,53 @@ void run_text(models& m, bool every) {
         failing_memory::source::heap, every);
 }
 
+// Planes: there and back. Without a fallback, which would give other floats.
+void run_loader(models& m, bool own_memory, bool every) {
+    const std::string folder = m.path("encoder-int8");
+    bitmill_model_options model = BITMILL_MODEL_OPTIONS_INIT;
+    model.threads = 1;
+    const bitmill_hooks hooks = hooks_of(own_memory);
+    model.hooks = &hooks;
+    bitmill_loader_options options = BITMILL_LOADER_OPTIONS_INIT;
+    options.model = &model;
+    options.no_fallback = 1;
+    const char* const words[] = {"abc hello", "x"};
+    const char* const canary = "hello";
+    options.canary = &canary;
+    options.canary_count = 1;
+    options.canary_cosine = 0.01;
+    bitmill_texts texts = BITMILL_TEXTS_INIT;
+    texts.data = words;
+    texts.count = std::size(words);
+    std::vector<float> now(2 * std::size(words) * encoder_hidden), expected;
+    const std::size_t half = now.size() / 2;
+    run({std::string("open + int4 + embed + int8 + embed + json of a loader") +
+             (own_memory ? ", the host's memory" : ""),
+         [&](bitmill_error& error) {
+             bitmill_model_loader* loader = nullptr;
+             auto done = bitmill_model_loader_open(folder.c_str(), &options, &loader, &error);
+             float* dst = now.data();
+             for (const char* level : {"int4", "int8"}) {
+                 if (done == BITMILL_OK)
+                     done = bitmill_model_loader_use_level(loader, level, nullptr, &error);
+                 if (done == BITMILL_OK)
+                     done = bitmill_model_loader_embed(loader, &texts, nullptr, dst, half, &error);
+                 dst += half;
+             }
+             std::array<char, 8192> json{};
+             if (done == BITMILL_OK)
+                 done = bitmill_model_loader_json(loader, json.data(), json.size(), nullptr, &error);
+             bitmill_model_loader_destroy(loader);
+             return done;
+         },
+         [&](bool finished) -> std::string {
+             if (!finished) return {};
+             if (expected.empty()) expected = now;
+             return now == expected ? "" : "other floats";
+         }},
+        own_memory ? failing_memory::source::hook : failing_memory::source::heap, every);
+}
+
 // Calls that fail anyway: the words of an error need memory, too.
 void run_errors(models& m, bool every) {
     const auto none = [](bool) { return std::string(); };
@@ -529,5 +576,7 @@ int main(int argc, char** argv) {
         for (const bool own_memory : {false, true}) run_encoder(m, level, own_memory, every);
     put_file(m.path("encoder/tokenizer.json"), letter_tokenizer(16));
     run_text(m, every);
+    put_file(m.path("encoder-int8/tokenizer.json"), letter_tokenizer(16));
+    for (const bool own_memory : {false, true}) run_loader(m, own_memory, every);
     return failures == 0 ? 0 : 1;
 }

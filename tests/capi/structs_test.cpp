@@ -64,7 +64,19 @@ std::vector<use> inputs() {
             use_of("texts", &host::texts, &host::classify),
             use_of("texts", &host::texts, &host::pair_logits),
             use_of("texts", &host::texts, &host::rerank),
-            use_of("text_options", &host::text_options, &host::rerank)};
+            use_of("text_options", &host::text_options, &host::rerank),
+            use_of("loader_options", &host::loader_options, &host::open_loader),
+            use_of("model_options", &host::model_options, &host::open_loader),
+            use_of("hooks", &host::hooks, &host::open_loader),
+            use_of("record", &host::record, &host::use_level),
+            use_of("record", &host::record, &host::use_quantized),
+            use_of("record", &host::record, &host::last_switch),
+            use_of("facts", &host::facts, &host::loader_facts),
+            use_of("size", &host::size, &host::size_info),
+            use_of("texts", &host::texts, &host::loader_embed),
+            use_of("text_options", &host::text_options, &host::loader_embed),
+            use_of("texts", &host::texts, &host::loader_classify),
+            use_of("texts", &host::texts, &host::loader_rerank)};
 }
 
 void set_size(void* at, std::uint32_t size) { std::memcpy(at, &size, sizeof size); }
@@ -206,7 +218,12 @@ TEST_CASE("structs: a newer program's fields are fine while they are 0, and unsu
         h.text_options_at = pick("text_options", &h.text_options);
         h.tokenize_options_at = pick("tokenize_options", &h.tokenize_options);
         h.sequence_at = pick("sequence", &h.sequence);
-        if (u.through != &host::inspect) return (h.*u.through)();  // of texts
+        h.loader_options.model = h.model_options_at;
+        h.loader_options_at = pick("loader_options", &h.loader_options);
+        h.record_at = pick("record", &h.record);
+        h.facts_at = pick("facts", &h.facts);
+        h.size_at = pick("size", &h.size);
+        if (u.through != &host::inspect) return (h.*u.through)();  // of texts and loaders
         bitmill_report* report = nullptr;
         const bitmill_status status = bitmill_inspect(model, hooks, &report, e);
         bitmill_report_destroy(report);
@@ -301,9 +318,12 @@ TEST_CASE("structs: a number that stands for nothing is refused by name") {
 
 TEST_CASE("structs: half of the memory hooks is refused") {
     host h;
-    const call without[] = {&host::bound,       &host::get_facts, &host::embed,       &host::hidden,
-                            &host::logits,      &host::tokenize,  &host::embed_texts, &host::classify,
-                            &host::pair_logits, &host::rerank};
+    const call without[] = {&host::bound,        &host::get_facts,       &host::embed,
+                            &host::hidden,       &host::logits,          &host::tokenize,
+                            &host::embed_texts,  &host::classify,        &host::pair_logits,
+                            &host::rerank,       &host::use_level,       &host::use_quantized,
+                            &host::last_switch,  &host::loader_facts,    &host::size_info,
+                            &host::loader_embed, &host::loader_classify, &host::loader_rerank};
     for (const auto& [name, through] : all_calls) {
         if (std::find(std::begin(without), std::end(without), through) != std::end(without))
             continue;  // they take no memory

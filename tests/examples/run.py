@@ -217,14 +217,33 @@ def check_c_program(at):
     assert "nowhere" in at.run("c_program", at.work / "nowhere", at.work / "o", status=1).stderr
 
 
-def check_c_search(at):
-    model = make_encoder(at.work / "encoder")
+def put_tokenizer(model):
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "house", "##s"]
     (model / "tokenizer.json").write_text(json.dumps({
         "added_tokens": [], "pre_tokenizer": {"type": "BertPreTokenizer"},
         "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
                   "max_input_chars_per_word": 100, "vocab": {token: i for i, token in enumerate(tokens)}},
         "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}}))
+
+
+def check_switch_levels(at):
+    model = make_encoder(at.work / "encoder")
+    put_tokenizer(model)
+    for level in "int8", "int4":
+        at.run("host_application", model, model / level, level)
+    done = at.run("switch_levels", model, "int8", "int4", "int2", "original")
+    rows = re.findall(r"^(\w+) +(\w+) +[\d.]+ +[\d.]+ +([\d.]+) +(\d+)$", done.stdout, re.M)
+    assert [row[:2] for row in rows] == [("int8", "int8"), ("int4", "int4"), ("int2", "int4"), ("original", "original")]
+    assert int(rows[3][3]) > int(rows[0][3]) > int(rows[1][3]) and 0.9 < float(rows[0][2]) < 1
+    assert "int2 is not there" in done.stderr and "0 calls failed" in done.stdout
+    (model / "int8/model.safetensors").write_bytes(b"")
+    assert "original does" in at.run("switch_levels", model, "int8").stderr
+    assert "int9" in at.run("switch_levels", model, "int9", status=1).stderr
+
+
+def check_c_search(at):
+    model = make_encoder(at.work / "encoder")
+    put_tokenizer(model)
     texts = ["green", "red houses", "red houses blue", "blue"]
     rows = [line.split(maxsplit=1) for line in at.run("c_search", model, "red houses", *texts).stdout.splitlines()]
     assert sorted(text for _, text in rows) == sorted(texts) and rows[0][1] == "red houses"
