@@ -282,3 +282,13 @@ TEST_CASE("what does not belong together is refused") {
     std::filesystem::remove(at.path + "/tokenizer.json");
     CHECK(at.refused().message.find("has no tokenizer.json") != std::string::npos);
 }
+
+TEST_CASE("a tokenizer is shared where its file has the same bytes") {
+    const folder at, other;
+    const auto first = at.open();
+    CHECK(&text_encoder::open(other.path, {}, first).value().tokenizer() == &first.tokenizer());
+    other.put("tokenizer.json", letter_tokenizer(20));
+    const auto second = text_encoder::open(other.path, {}, first).value();
+    CHECK(&second.tokenizer() != &first.tokenizer());
+    CHECK(second.tokenizer().encode("z").value().ids != first.tokenizer().encode("z").value().ids);
+}

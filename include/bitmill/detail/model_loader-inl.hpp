@@ -180,7 +180,8 @@ BITMILL_INLINE result<std::shared_ptr<const text_encoder>> model_loader::content
     }
     model_options asked = options.model;
     asked.level = source.asked;
-    auto opened = text_encoder::open(source.path, asked);
+    auto opened = current != nullptr ? text_encoder::open(source.path, asked, *current->encoder)
+                                     : text_encoder::open(source.path, asked);
     took();
     if (!opened) return opened.error();
     return std::make_shared<const text_encoder>(std::move(*opened));
@@ -197,7 +198,8 @@ BITMILL_INLINE result<std::vector<float>> model_loader::content::reference_of(
         model_options asked = options.model;
         asked.level = original->asked;
         // Where the original cannot be opened, what serves is all there is to compare with.
-        if (auto opened = text_encoder::open(original->path, asked))
+        if (auto opened = encoder != nullptr ? text_encoder::open(original->path, asked, *encoder)
+                                             : text_encoder::open(original->path, asked))
             encoder = std::make_shared<const text_encoder>(std::move(*opened));
     }
     if (encoder == nullptr) return std::vector<float>();

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <bitmill/core/fp_environment.hpp>
+#include <bitmill/core/sha256.hpp>
 #include <bitmill/detail/guard-inl.hpp>
 #include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/model_level-inl.hpp>
@@ -82,8 +83,11 @@ struct text_encoder::content {
     std::shared_ptr<const bitmill::tokenizer> words;
     text_facts facts;
     bool has_types;
+    digest words_digest;  // of tokenizer.json
 
-    static result<std::unique_ptr<content>> open(const std::string& path, const model_options& options);
+    // `like` may be null.
+    static result<std::unique_ptr<content>> open(const std::string& path, const model_options& options,
+                                                 const content* like);
 
     [[nodiscard]] static error refuse(std::string message, error_code code = error_code::invalid_argument) {
         return {.code = code, .message = std::move(message)};
@@ -161,14 +165,25 @@ struct text_encoder::content {
 };
 
 BITMILL_INLINE result<std::unique_ptr<text_encoder::content>> text_encoder::content::open(
-    const std::string& path, const model_options& options) {
+    const std::string& path, const model_options& options, const content* like) {
     auto model = encoder_model::open(path, options);
     if (!model) return model.error();
     const std::string& root = model->facts().path;
     const auto folder = detail::folder_of_tokenizer(root);
     if (!folder) return folder.error();
-    auto words = bitmill::tokenizer::open(*folder + "/tokenizer.json");
-    if (!words) return words.error();
+    const auto file = input_file::open(*folder + "/tokenizer.json");
+    if (!file) return file.error();
+    const auto text = read_text(*file, std::uint64_t{1} << 30);
+    if (!text) return text.error();
+    const digest bytes = sha256::of(*text);
+    std::shared_ptr<const bitmill::tokenizer> words;
+    if (like != nullptr && like->words_digest == bytes) {
+        words = like->words;
+    } else {
+        auto parsed = bitmill::tokenizer::parse(*text, file->path());
+        if (!parsed) return parsed.error();
+        words = std::make_shared<const bitmill::tokenizer>(std::move(*parsed));
+    }
     const auto& ids = words->facts();
     if (ids.max_id < 0 || static_cast<std::size_t>(ids.max_id) >= model->facts().vocabulary)
         return error{.code = error_code::bad_input,
@@ -189,9 +204,8 @@ BITMILL_INLINE result<std::unique_ptr<text_encoder::content>> text_encoder::cont
                          .file = *folder + "/sentence_bert_config.json"};
     }
     const bool has_types = model->facts().token_types > 1;
-    return std::unique_ptr<content>(new content{std::move(*model),
-                                                std::make_shared<const bitmill::tokenizer>(std::move(*words)),
-                                                std::move(*facts), reader.has_types() && has_types});
+    return std::unique_ptr<content>(new content{std::move(*model), std::move(words), std::move(*facts),
+                                                reader.has_types() && has_types, bytes});
 }
 
 BITMILL_INLINE std::string text_facts::json(int indent) const {
@@ -215,7 +229,16 @@ BITMILL_INLINE text_encoder::~text_encoder() = default;
 BITMILL_INLINE result<text_encoder> text_encoder::open(const std::string& path,
                                                        const model_options& options) {
     return detail::guard(path, [&]() -> result<text_encoder> {
-        auto made = content::open(path, options);
+        auto made = content::open(path, options, nullptr);
+        if (!made) return made.error();
+        return text_encoder(std::move(*made));
+    });
+}
+
+BITMILL_INLINE result<text_encoder> text_encoder::open(const std::string& path, const model_options& options,
+                                                       const text_encoder& like) {
+    return detail::guard(path, [&]() -> result<text_encoder> {
+        auto made = content::open(path, options, like.content_.get());
         if (!made) return made.error();
         return text_encoder(std::move(*made));
     });
@@ -226,8 +249,8 @@ BITMILL_INLINE result<text_encoder> text_encoder::at_level(const std::string& le
     return detail::guard(it.model.facts().path, [&]() -> result<text_encoder> {
         auto model = it.model.at_level(level);
         if (!model) return model.error();
-        return text_encoder(
-            std::unique_ptr<content>(new content{std::move(*model), it.words, it.facts, it.has_types}));
+        return text_encoder(std::unique_ptr<content>(
+            new content{std::move(*model), it.words, it.facts, it.has_types, it.words_digest}));
     });
 }
 

@@ -53,6 +53,10 @@ public:
     // A folder with a model and its tokenizer.json (which may also lie one above a variant). Errors: those of
     // encoder_model::open and tokenizer::open; bad_input where the tokenizer gives ids that the model has not.
     [[nodiscard]] static result<text_encoder> open(const std::string& path, const model_options& = {});
+    // The tokenizer is that of `like` where both files have the same bytes, as those of a model's variants do: to read
+    // MiniLM's takes longer than to load its weights.
+    [[nodiscard]] static result<text_encoder> open(const std::string& path, const model_options&,
+                                                   const text_encoder& like);
 
     text_encoder(text_encoder&&) noexcept;
     text_encoder& operator=(text_encoder&&) noexcept;
