@@ -5,6 +5,9 @@
 #include <bitmill/detail/checkpoint-inl.hpp>
 #include <bitmill/detail/code_book-inl.hpp>
 #include <bitmill/detail/codec-inl.hpp>
+#include <bitmill/detail/compare-inl.hpp>
+#include <bitmill/detail/compare_html-inl.hpp>
+#include <bitmill/detail/compare_report-inl.hpp>
 #include <bitmill/detail/convert-inl.hpp>
 #include <bitmill/detail/dequantize-inl.hpp>
 #include <bitmill/detail/encoder-inl.hpp>
@@ -24,6 +27,7 @@
 #include <bitmill/detail/options-inl.hpp>
 #include <bitmill/detail/pickle_model-inl.hpp>
 #include <bitmill/detail/plan-inl.hpp>
+#include <bitmill/detail/ranking-inl.hpp>
 #include <bitmill/detail/report-inl.hpp>
 #include <bitmill/detail/safetensors-inl.hpp>
 #include <bitmill/detail/sha256-inl.hpp>

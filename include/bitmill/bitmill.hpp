@@ -15,6 +15,8 @@
 #include <bitmill/core/parallel.hpp>
 #include <bitmill/core/sha256.hpp>
 #include <bitmill/core/thread_team.hpp>
+#include <bitmill/eval/compare.hpp>
+#include <bitmill/eval/ranking.hpp>
 #include <bitmill/io/atomic_folder.hpp>
 #include <bitmill/io/checkpoint.hpp>
 #include <bitmill/io/file.hpp>

@@ -258,6 +258,10 @@ BITMILL_INLINE const encoder_model& text_encoder::model() const noexcept { retur
 BITMILL_INLINE const bitmill::tokenizer& text_encoder::tokenizer() const noexcept { return *content_->words; }
 BITMILL_INLINE const text_facts& text_encoder::facts() const noexcept { return content_->facts; }
 
+BITMILL_INLINE void text_encoder::observe(layer_observer observer) {
+    content_->model.observe(std::move(observer));
+}
+
 BITMILL_INLINE result<void> text_encoder::embed(std::span<const std::string_view> texts, std::span<float> dst,
                                                 const text_options& options) const {
     const content& it = *content_;

@@ -85,6 +85,9 @@ public:
                                            std::span<const std::string_view> second, std::span<float> dst,
                                            const text_options& = {}) const;
 
+    // As encoder_model::observe: not while a call runs.
+    void observe(layer_observer observer);
+
 private:
     struct content;
     explicit text_encoder(std::unique_ptr<content> what) noexcept;
