@@ -26,6 +26,7 @@ void add_embed(CLI::App& app, action& chosen);
 void add_rerank(CLI::App& app, action& chosen);
 void add_classify(CLI::App& app, action& chosen);
 void add_bench(CLI::App& app, action& chosen);
+void add_compare(CLI::App& app, action& chosen);
 void add_info(CLI::App& app, action& chosen);
 
 // Writes the error as one line to stderr, with `json` also as an object to stdout. Returns the exit code:

@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
     cli::add_rerank(app, chosen);
     cli::add_classify(app, chosen);
     cli::add_bench(app, chosen);
+    cli::add_compare(app, chosen);
     cli::add_info(app, chosen);
     // A limit of file sizes (ulimit -f) shows as an error of write(), with a message, not as a signal.
     std::signal(SIGXFSZ, SIG_IGN);
