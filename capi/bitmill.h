@@ -769,6 +769,75 @@ BITMILL_API bitmill_status bitmill_model_loader_store_canary(bitmill_model_loade
                                                              const bitmill_texts* texts,
                                                              bitmill_error* error);
 
+/* ---- comparing: what a quantized encoder costs and saves beside its original --------------------------------- */
+
+typedef struct bitmill_comparison bitmill_comparison;
+
+/* Pairs and tasks are files of JSON lines, {"query": "...", "document": "..."} and {"query": "...", "documents":
+ * ["...", ...], "relevant": [0, ...]}. Without both, speed, size and the nearness of vectors are measured, not quality. */
+typedef struct bitmill_compare_options {
+    uint32_t struct_size;
+    uint32_t threads;           /* of either model; 0: one per core */
+    const bitmill_hooks* hooks; /* log is not used; progress is told texts instead of bytes */
+    const char* level;          /* of the quantized model, as in bitmill_model_options */
+    const char* activation;     /* of the quantized model's integer layers */
+    const char* pairs;          /* NULL: none */
+    const char* tasks;          /* NULL: none; rerankers take only these */
+    const char* const* gates;   /* "recall@10.low>=-1.5%"; the JSON, the table and the page tell which hold */
+    uint64_t gates_count;
+    uint64_t rounds;           /* of timing; 0: 5 */
+    uint64_t bootstrap_rounds; /* 0: 10000 */
+    uint64_t seed;             /* of the bootstrap; 0: 1 */
+} bitmill_compare_options;
+#define BITMILL_COMPARE_OPTIONS_INIT \
+    {(uint32_t)sizeof(bitmill_compare_options), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0}
+
+/* Means over the queries; relative is (quantized - original) / original, and 95 % of a paired bootstrap's relative
+ * differences lie between low and high. */
+typedef struct bitmill_metric {
+    uint32_t struct_size;
+    uint32_t reserved;
+    double original;
+    double quantized;
+    double relative;
+    double low;
+    double high;
+    uint64_t n; /* queries */
+} bitmill_metric;
+#define BITMILL_METRIC_INIT {(uint32_t)sizeof(bitmill_metric), 0, 0, 0, 0, 0, 0, 0}
+
+/* Opens both folders and runs them in turns. options may be NULL. INVALID_ARGUMENT: the models do not belong together, a
+ * gate's name or number is wrong, or what it asks for is not measured. BAD_INPUT: a line is no pair or task. A gate that
+ * does not hold is no error. */
+BITMILL_API bitmill_status bitmill_compare_model_performance(const char* original, const char* quantized,
+                                                             const bitmill_compare_options* options,
+                                                             bitmill_comparison** comparison,
+                                                             bitmill_error* error);
+
+/* NULL is fine. The deallocate hook that it was made with is called here. */
+BITMILL_API void bitmill_comparison_destroy(bitmill_comparison* comparison);
+
+/* All that was measured: as JSON, as lines for a terminal, as one HTML page. Sizes as in bitmill_report_json. */
+BITMILL_API bitmill_status bitmill_comparison_json(const bitmill_comparison* comparison, char* dst,
+                                                   size_t dst_bytes, size_t* needed_bytes,
+                                                   bitmill_error* error);
+BITMILL_API bitmill_status bitmill_comparison_table(const bitmill_comparison* comparison, char* dst,
+                                                    size_t dst_bytes, size_t* needed_bytes,
+                                                    bitmill_error* error);
+BITMILL_API bitmill_status bitmill_comparison_html(const bitmill_comparison* comparison, char* dst,
+                                                   size_t dst_bytes, size_t* needed_bytes,
+                                                   bitmill_error* error);
+
+/* name: "recall@10", "mrr@10" (of pairs), "ndcg@5", "map", "precision@5" (of tasks). INVALID_ARGUMENT: no such metric was
+ * measured. */
+BITMILL_API bitmill_status bitmill_comparison_metric(const bitmill_comparison* comparison, const char* name,
+                                                     bitmill_metric* dst, bitmill_error* error);
+
+/* Whether a condition holds: 1 or 0; value (may be NULL) is what it looks at. INVALID_ARGUMENT as above; REFUSED: it asks
+ * for what is reported only. */
+BITMILL_API bitmill_status bitmill_comparison_gate(const bitmill_comparison* comparison, const char* gate,
+                                                   int32_t* holds, double* value, bitmill_error* error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -94,6 +94,11 @@ inline constexpr struct_facts facts_of<bitmill_token_sequence>{
 template <>
 inline constexpr struct_facts facts_of<bitmill_text_options>{
     "bitmill_text_options", offsetof(bitmill_text_options, hooks) + sizeof(void*)};
+template <>
+inline constexpr struct_facts facts_of<bitmill_compare_options>{"bitmill_compare_options",
+                                                                offsetof(bitmill_compare_options, seed) + 8};
+template <>
+inline constexpr struct_facts facts_of<bitmill_metric>{"bitmill_metric", offsetof(bitmill_metric, n) + 8};
 
 // No struct will ever be larger; a larger struct_size is memory that was never initialised.
 inline constexpr std::size_t largest_struct = 4096;

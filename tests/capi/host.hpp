@@ -54,6 +54,15 @@ public:
         one_text = texts;
         one_text.count = 1;
         text_options.hooks = &hooks;
+        put_file(pairs, R"({"query": "abc", "document": "abd"})"
+                        "\n"
+                        R"({"query": "p", "document": "o p"})");
+        compare_options.hooks = &hooks;
+        compare_options.pairs = pairs.c_str();
+        compare_options.rounds = 1;
+        compare_options.bootstrap_rounds = 20;
+        REQUIRE(bitmill_compare_model_performance(encoder.c_str(), encoder.c_str(), &compare_options,
+                                                  &comparison, nullptr) == BITMILL_OK);
         sequence.capacity = places.size();
         sequence.ids = places.data();
         REQUIRE(bitmill_model_open(encoder.c_str(), nullptr, &running, nullptr) == BITMILL_OK);
@@ -72,6 +81,7 @@ public:
         bitmill_text_encoder_destroy(text_reranker);
         bitmill_model_loader_destroy(loader);
         bitmill_model_loader_destroy(reranking);
+        bitmill_comparison_destroy(comparison);
     }
     host(const host&) = delete;
     host& operator=(const host&) = delete;
@@ -197,6 +207,15 @@ public:
         return bitmill_model_loader_rerank(reranking, "abc", texts_at, text_options_at, order.data(),
                                            results.data(), order.size(), &error);
     }
+    bitmill_status compare() {
+        bitmill_comparison* made = comparison;  // a failure has something to clear
+        const auto status = bitmill_compare_model_performance(encoder.c_str(), encoder.c_str(),
+                                                              compare_options_at, &made, &error);
+        CHECK((made != nullptr) == (status == BITMILL_OK));
+        bitmill_comparison_destroy(made);
+        return status;
+    }
+    bitmill_status get_metric() { return bitmill_comparison_metric(comparison, "mrr@10", metric_at, &error); }
 
     temp_folder folder, other_folder;
     std::string model_path, out;
@@ -246,6 +265,12 @@ public:
     std::vector<std::int32_t> places = std::vector<std::int32_t>(5);
     std::vector<std::uint64_t> order;
     bitmill_report* report = nullptr;
+    std::string pairs = other_folder / "pairs.jsonl";
+    bitmill_comparison* comparison = nullptr;  // of `encoder` with itself
+    bitmill_compare_options compare_options = BITMILL_COMPARE_OPTIONS_INIT;
+    bitmill_metric metric = BITMILL_METRIC_INIT;
+    bitmill_compare_options* compare_options_at = &compare_options;
+    bitmill_metric* metric_at = &metric;
     std::vector<float> values = std::vector<float>(4 * 32, 0.5f);
     std::vector<float> results;
     std::vector<char> codes, scales, zero_points, nested_scales, residual;
@@ -295,6 +320,8 @@ inline const std::vector<std::pair<const char*, call>> all_calls = {
     {"size_info", &host::size_info},
     {"loader_embed", &host::loader_embed},
     {"loader_classify", &host::loader_classify},
-    {"loader_rerank", &host::loader_rerank}};
+    {"loader_rerank", &host::loader_rerank},
+    {"compare", &host::compare},
+    {"metric", &host::get_metric}};
 
 }  // namespace bitmill_test

@@ -76,7 +76,10 @@ std::vector<use> inputs() {
             use_of("texts", &host::texts, &host::loader_embed),
             use_of("text_options", &host::text_options, &host::loader_embed),
             use_of("texts", &host::texts, &host::loader_classify),
-            use_of("texts", &host::texts, &host::loader_rerank)};
+            use_of("texts", &host::texts, &host::loader_rerank),
+            use_of("compare_options", &host::compare_options, &host::compare),
+            use_of("hooks", &host::hooks, &host::compare),
+            use_of("metric", &host::metric, &host::get_metric)};
 }
 
 void set_size(void* at, std::uint32_t size) { std::memcpy(at, &size, sizeof size); }
@@ -172,7 +175,7 @@ TEST_CASE("structs: a newer program's fields are fine while they are 0, and unsu
         auto* sizes = pick("sizes", &h.sizes);
         auto* metrics = pick("metrics", &h.metrics);
         h.encode_options.hooks = h.mill_options.hooks = h.dequantize_options.hooks = h.verify_options.hooks =
-            h.model_options.hooks = h.text_options.hooks = hooks;
+            h.model_options.hooks = h.text_options.hooks = h.compare_options.hooks = hooks;
         auto* encode_options = pick("encode_options", &h.encode_options);
         auto* mill_options = pick("mill_options", &h.mill_options);
         auto* dequantize_options = pick("dequantize_options", &h.dequantize_options);
@@ -218,6 +221,8 @@ TEST_CASE("structs: a newer program's fields are fine while they are 0, and unsu
         h.text_options_at = pick("text_options", &h.text_options);
         h.tokenize_options_at = pick("tokenize_options", &h.tokenize_options);
         h.sequence_at = pick("sequence", &h.sequence);
+        h.compare_options_at = pick("compare_options", &h.compare_options);
+        h.metric_at = pick("metric", &h.metric);
         h.loader_options.model = h.model_options_at;
         h.loader_options_at = pick("loader_options", &h.loader_options);
         h.record_at = pick("record", &h.record);
@@ -318,12 +323,12 @@ TEST_CASE("structs: a number that stands for nothing is refused by name") {
 
 TEST_CASE("structs: half of the memory hooks is refused") {
     host h;
-    const call without[] = {&host::bound,        &host::get_facts,       &host::embed,
-                            &host::hidden,       &host::logits,          &host::tokenize,
-                            &host::embed_texts,  &host::classify,        &host::pair_logits,
-                            &host::rerank,       &host::use_level,       &host::use_quantized,
-                            &host::last_switch,  &host::loader_facts,    &host::size_info,
-                            &host::loader_embed, &host::loader_classify, &host::loader_rerank};
+    const call without[] = {
+        &host::bound,           &host::get_facts,     &host::embed,       &host::hidden,
+        &host::logits,          &host::tokenize,      &host::embed_texts, &host::classify,
+        &host::pair_logits,     &host::rerank,        &host::use_level,   &host::use_quantized,
+        &host::last_switch,     &host::loader_facts,  &host::size_info,   &host::loader_embed,
+        &host::loader_classify, &host::loader_rerank, &host::get_metric};
     for (const auto& [name, through] : all_calls) {
         if (std::find(std::begin(without), std::end(without), through) != std::end(without))
             continue;  // they take no memory
