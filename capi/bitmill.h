@@ -817,7 +817,8 @@ BITMILL_API bitmill_status bitmill_compare_model_performance(const char* origina
 /* NULL is fine. The deallocate hook that it was made with is called here. */
 BITMILL_API void bitmill_comparison_destroy(bitmill_comparison* comparison);
 
-/* All that was measured: as JSON, as lines for a terminal, as one HTML page. Sizes as in bitmill_report_json. */
+/* All that was measured: as JSON, as lines for a terminal, as one HTML page. Sizes as in bitmill_report_json. This and
+ * what follows may be called from many threads at once. */
 BITMILL_API bitmill_status bitmill_comparison_json(const bitmill_comparison* comparison, char* dst,
                                                    size_t dst_bytes, size_t* needed_bytes,
                                                    bitmill_error* error);

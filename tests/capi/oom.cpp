@@ -454,6 +454,40 @@ void run_loader(models& m, bool own_memory, bool every) {
         own_memory ? failing_memory::source::hook : failing_memory::source::heap, every);
 }
 
+// Two models, a file of pairs and one of tasks, and the three ways to tell what was found.
+void run_compare(models& m, bool every) {
+    const std::string folder = m.path("encoder"), pairs = m.path("pairs"), tasks = m.path("tasks");
+    put_file(pairs, R"({"query": "abc", "document": "a text of letters"})");
+    put_file(tasks, R"({"query": "abc", "documents": ["a", "bc"], "relevant": [1]})");
+    const char* const gates[] = {"recall@10.low>=-1.5%"};
+    bitmill_compare_options options = BITMILL_COMPARE_OPTIONS_INIT;
+    options.threads = 1;
+    options.pairs = pairs.c_str();
+    options.tasks = tasks.c_str();
+    options.gates = gates;
+    options.gates_count = 1;
+    options.rounds = 1;
+    options.bootstrap_rounds = 5;
+    std::vector<char> text(1 << 16);
+    run({"compare + json + table + html + metric",
+         [&](bitmill_error& error) {
+             bitmill_comparison* made = nullptr;
+             auto done =
+                 bitmill_compare_model_performance(folder.c_str(), folder.c_str(), &options, &made, &error);
+             for (const auto tell :
+                  {bitmill_comparison_json, bitmill_comparison_table, bitmill_comparison_html})
+                 if (done == BITMILL_OK) done = tell(made, text.data(), text.size(), nullptr, &error);
+             bitmill_metric metric = BITMILL_METRIC_INIT;
+             if (done == BITMILL_OK) done = bitmill_comparison_metric(made, "map", &metric, &error);
+             std::int32_t holds = 0;
+             if (done == BITMILL_OK) done = bitmill_comparison_gate(made, gates[0], &holds, nullptr, &error);
+             bitmill_comparison_destroy(made);
+             return done;
+         },
+         [](bool) { return std::string(); }},
+        failing_memory::source::heap, every);
+}
+
 // Calls that fail anyway: the words of an error need memory, too.
 void run_errors(models& m, bool every) {
     const auto none = [](bool) { return std::string(); };
@@ -578,5 +612,6 @@ int main(int argc, char** argv) {
     run_text(m, every);
     put_file(m.path("encoder-int8/tokenizer.json"), letter_tokenizer(16));
     for (const bool own_memory : {false, true}) run_loader(m, own_memory, every);
+    run_compare(m, every);
     return failures == 0 ? 0 : 1;
 }

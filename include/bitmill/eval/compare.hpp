@@ -78,7 +78,7 @@ struct comparison {
     std::size_t bootstrap_rounds = 0;
 
     [[nodiscard]] bool passed() const;  // all gates
-    // INVALID_ARGUMENT: no such name (lists them), not measured, no number; REFUSED: a name that is reported only.
+    // invalid_argument: no such name (lists them), not measured, no number; refused: a name that is reported only.
     [[nodiscard]] result<gate_verdict> check(const std::string& gate) const;
 
     // What JSON cannot say (infinity) is null there. indent < 0: one line.
