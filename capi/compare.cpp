@@ -50,8 +50,8 @@ result<const comparison*> content_of(const bitmill_comparison* of) {
 }
 
 template <class Text>
-bitmill_status put_text(const bitmill_comparison* of, const Text& text, char* dst, std::size_t dst_bytes,
-                        std::size_t* needed_bytes, bitmill_error* error) noexcept {
+bitmill_status put_account(const bitmill_comparison* of, const Text& text, char* dst, std::size_t dst_bytes,
+                           std::size_t* needed_bytes, bitmill_error* error) noexcept {
     if (needed_bytes != nullptr) *needed_bytes = 0;
     return guard(error, [&]() -> result<void> {
         const auto content = content_of(of);
@@ -103,19 +103,19 @@ void bitmill_comparison_destroy(bitmill_comparison* comparison) {
 bitmill_status bitmill_comparison_json(const bitmill_comparison* of, char* dst, size_t dst_bytes,
                                        size_t* needed_bytes, bitmill_error* error) {
     const auto text = [](const comparison& one) { return one.json(); };
-    return capi::put_text(of, text, dst, dst_bytes, needed_bytes, error);
+    return capi::put_account(of, text, dst, dst_bytes, needed_bytes, error);
 }
 
 bitmill_status bitmill_comparison_table(const bitmill_comparison* of, char* dst, size_t dst_bytes,
                                         size_t* needed_bytes, bitmill_error* error) {
     const auto text = [](const comparison& one) { return one.table(); };
-    return capi::put_text(of, text, dst, dst_bytes, needed_bytes, error);
+    return capi::put_account(of, text, dst, dst_bytes, needed_bytes, error);
 }
 
 bitmill_status bitmill_comparison_html(const bitmill_comparison* of, char* dst, size_t dst_bytes,
                                        size_t* needed_bytes, bitmill_error* error) {
     const auto text = [](const comparison& one) { return one.html(); };
-    return capi::put_text(of, text, dst, dst_bytes, needed_bytes, error);
+    return capi::put_account(of, text, dst, dst_bytes, needed_bytes, error);
 }
 
 bitmill_status bitmill_comparison_metric(const bitmill_comparison* of, const char* name, bitmill_metric* dst,

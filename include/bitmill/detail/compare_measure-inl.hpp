@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include <bitmill/core/fp_environment.hpp>
+#include <bitmill/detail/cosine-inl.hpp>
 #include <bitmill/eval/compare.hpp>
 #include <bitmill/model/text_encoder.hpp>
 
@@ -44,25 +45,6 @@ template <class Body>
     std::sort(values.begin(), values.end());
     const auto rank = static_cast<std::size_t>(std::ceil(share * static_cast<double>(values.size())));
     return values[std::clamp<std::size_t>(rank, 1, values.size()) - 1];
-}
-
-// Sums run in four lanes: exact products of floats, added in a fixed order.
-[[nodiscard]] inline double dot_of(std::span<const float> a, std::span<const float> b) {
-    double lanes[4] = {};
-    std::size_t i = 0;
-    for (; i + 4 <= a.size(); i += 4)
-        for (std::size_t k = 0; k < 4; ++k) lanes[k] += double{a[i + k]} * double{b[i + k]};
-    for (; i < a.size(); ++i) lanes[0] += double{a[i]} * double{b[i]};
-    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
-}
-
-// 0 where one of them has no direction. Not above 1, which rounding would make it.
-[[nodiscard]] inline double cosine_of(double dot, double square_a, double square_b) {
-    const double norms = std::sqrt(square_a) * std::sqrt(square_b);
-    return norms == 0 ? 0 : std::clamp(dot / norms, -1.0, 1.0);
-}
-[[nodiscard]] inline double cosine_of(std::span<const float> a, std::span<const float> b) {
-    return cosine_of(dot_of(a, b), dot_of(a, a), dot_of(b, b));
 }
 
 // A model with what it is opened by and what was measured of it.

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <bitmill/detail/cosine-inl.hpp>
 #include <bitmill/detail/encoder_model_heads-inl.hpp>
 #include <bitmill/model/text_encoder.hpp>
 
@@ -41,16 +42,6 @@ inline result<std::vector<float>> canary_outputs(const text_encoder& model,
                                   : model.embed(views, out, options);
     if (!done) return done.error();
     return out;
-}
-
-inline double cosine_of(std::span<const float> a, std::span<const float> b) {
-    double product = 0, left = 0, right = 0;
-    for (std::size_t i = 0; i < a.size(); ++i) {
-        product += double{a[i]} * double{b[i]};
-        left += double{a[i]} * double{a[i]};
-        right += double{b[i]} * double{b[i]};
-    }
-    return left == 0 || right == 0 ? 0 : product / std::sqrt(left * right);
 }
 
 // {"texts": [...], "cosine": 0.9, "outputs": [...]}; nullopt where there is none.
