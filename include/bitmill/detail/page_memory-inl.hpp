@@ -11,8 +11,8 @@
 
 namespace bitmill::detail {
 
-// malloc takes what was freed back into its heap, the larger the sooner (glibc's threshold grows up to 32 MiB): after a
-// switch from MiniLM's f32 to int8 three quarters of the old weights stayed resident. Whole pages of their own do not.
+// malloc keeps what was freed in its heap, the larger blocks the sooner (glibc's threshold for pages of their own grows up
+// to 32 MiB with what is freed): of the weights that a switch frees most would stay resident. Pages of their own do not.
 class page_memory final : public std::pmr::memory_resource {
 public:
     static constexpr std::size_t least = std::size_t{64} << 10;

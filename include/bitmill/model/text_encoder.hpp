@@ -54,7 +54,7 @@ public:
     // encoder_model::open and tokenizer::open; bad_input where the tokenizer gives ids that the model has not.
     [[nodiscard]] static result<text_encoder> open(const std::string& path, const model_options& = {});
     // The tokenizer is that of `like` where both files have the same bytes, as those of a model's variants do: to read
-    // MiniLM's takes longer than to load its weights.
+    // MiniLM's takes as long as to load its weights.
     [[nodiscard]] static result<text_encoder> open(const std::string& path, const model_options&,
                                                    const text_encoder& like);
 
