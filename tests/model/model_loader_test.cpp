@@ -246,6 +246,20 @@ TEST_CASE("planes: a folder that was written to is opened anew, one without the 
     CHECK(vectors_of(loader) == alone(at_hand.path, "int8"));
 }
 
+TEST_CASE("planes: their hashes are checked, where that is wanted") {
+    const planes at_hand;
+    auto options = at("int4");
+    options.check_hashes = true;
+    auto loader = model_loader::open(at_hand.path, options).value();
+    CHECK(loader.use_level("int8").value().decision.effective == "int8");
+    CHECK(loader.use_level("int4").value().decision.effective == "int4");
+    change(at_hand.path + "/model.int8.safetensors",
+           [](std::string& bytes) { bytes.back() = static_cast<char>(bytes.back() ^ 1); });
+    const auto kept = loader.use_level("int8").value().decision;
+    CHECK(kept.effective == "int4");
+    CHECK(kept.reason.find("its hash is not the manifest's") != std::string::npos);
+}
+
 TEST_CASE("levels of other folders: given, quantized/ beside the model") {
     temp_folder place(memory_parent());
     const std::string path = place / "m";
@@ -280,6 +294,9 @@ TEST_CASE("what cannot be is an error, and changes nothing") {
     CHECK(broken.error().code == error_code::bad_input);
     CHECK(broken.error().file.find("int4") != std::string::npos);
     CHECK(loader.decision() == bitmill::level_decision{"int8", "int8", ""});
+    auto nonsense = at("int8");
+    nonsense.canary_cosine = std::numeric_limits<double>::quiet_NaN();
+    CHECK(model_loader::open(at_hand.path, nonsense).error().code == error_code::invalid_argument);
     // The caller's own mistakes are no fault of the level.
     std::vector<float> room(1);
     CHECK(loader.embed(some_texts, room).error().code == error_code::invalid_argument);
@@ -451,6 +468,8 @@ TEST_CASE("a canary that lies with the variant") {
     CHECK(loader.store_canary("original", canaries).error().code == error_code::invalid_argument);
     CHECK(loader.store_canary("int2", canaries).error().code == error_code::invalid_argument);
     CHECK(loader.store_canary("int8", {}).error().code == error_code::invalid_argument);
+    const std::vector<std::string> too_many(2000, "abc");
+    CHECK(loader.store_canary("int8", too_many).error().code == error_code::invalid_argument);
     CHECK(loader.use_level("int8").value().decision.effective == "int8");
     const auto record = loader.switches().back();
     REQUIRE(record.canary_cosine);

@@ -18,6 +18,8 @@
 
 namespace bitmill::detail {
 
+inline constexpr std::uint64_t side_json_bytes = std::uint64_t{1} << 20;
+
 // A JSON file of a model's folder; null where it is not there.
 inline result<json> read_side_json(const std::string& root, const std::string& name, bool is_array) {
     const std::string path = root + "/" + name;
@@ -26,7 +28,7 @@ inline result<json> read_side_json(const std::string& root, const std::string& n
     if (!*there) return json();
     const auto file = input_file::open_beneath(root, name);
     if (!file) return file.error();
-    const auto text = read_text(*file, std::uint64_t{1} << 20);
+    const auto text = read_text(*file, side_json_bytes);
     if (!text) return text.error();
     if (auto checked = check_json(*text, 64, is_array, path); !checked) return checked.error();
     return json::parse(*text);

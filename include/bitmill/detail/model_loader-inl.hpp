@@ -153,8 +153,9 @@ BITMILL_INLINE void model_loader::content::note_fault(const std::string& level, 
     it.why = what.text();
     it.stands = true;
     it.again = detail::steady::time_point::max();
-    if (options.retry_after.count() > 0)
-        it.again = detail::steady::now() + options.retry_after * (1u << std::min(it.count, 6u));
+    // A year is long enough, and 64 of them are a time that the clock can name.
+    const auto after = std::min(options.retry_after, std::chrono::milliseconds(std::chrono::hours(24 * 365)));
+    if (after.count() > 0) it.again = detail::steady::now() + after * (1u << std::min(it.count, 6u));
     ++it.count;
 }
 
@@ -162,12 +163,6 @@ BITMILL_INLINE result<std::shared_ptr<const text_encoder>> model_loader::content
     const detail::level_source& source, const serving* current, switch_record& record) const {
     const auto begin = detail::steady::now();
     const auto took = [&] { record.load_ms = detail::milliseconds_since(begin); };
-    if (current != nullptr && current->source->path == source.path) {
-        auto other = current->encoder->at_level(source.level);
-        took();
-        record.planes = static_cast<bool>(other);
-        if (other) return std::make_shared<const text_encoder>(std::move(*other));
-    }
     if (options.check_hashes && source.level != "original") {
         const auto manifest = detail::is_there(source.path + "/" + detail::manifest_name);
         if (!manifest) return manifest.error();
@@ -177,6 +172,12 @@ BITMILL_INLINE result<std::shared_ptr<const text_encoder>> model_loader::content
         work.memory = options.model.memory;
         if (*manifest)
             if (const auto sound = validate(source.path, work); !sound) return sound.error();
+    }
+    if (current != nullptr && current->source->path == source.path) {
+        auto other = current->encoder->at_level(source.level);
+        took();
+        record.planes = static_cast<bool>(other);
+        if (other) return std::make_shared<const text_encoder>(std::move(*other));
     }
     model_options asked = options.model;
     asked.level = source.asked;
@@ -332,6 +333,9 @@ BITMILL_INLINE result<model_loader> model_loader::open(const std::string& path,
             if (auto known = detail::check_level(level, path); !known) return known.error();
         for (const auto& one : options.capability)
             if (auto known = detail::check_level(one, path); !known) return known.error();
+        if (!(std::abs(options.canary_cosine) <= 1))
+            return error{.code = error_code::invalid_argument,
+                         .message = "canary_cosine must be from -1 to 1"};
         auto sources = detail::level_sources::find(path, options.quantized);
         if (!sources) return sources.error();
         if (level.empty()) level = sources->levels().front();
@@ -470,7 +474,12 @@ BITMILL_INLINE result<void> model_loader::store_canary(const std::string& level,
         auto outputs = it.reference_of(made.texts, it.get().get());
         if (!outputs) return outputs.error();
         made.reference = std::move(*outputs);
-        return replace_file(source->path + "/" + detail::canary_name, detail::canary_text(made));
+        const std::string text = detail::canary_text(made);
+        if (text.size() > detail::canary_most_bytes)
+            return refuse("a canary of " + std::to_string(texts.size()) + " texts takes " +
+                          std::to_string(text.size()) + " bytes, and may take " +
+                          std::to_string(detail::canary_most_bytes) + "; give fewer");
+        return replace_file(source->path + "/" + detail::canary_name, text);
     });
 }
 

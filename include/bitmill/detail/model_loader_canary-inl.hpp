@@ -17,6 +17,7 @@
 namespace bitmill::detail {
 
 inline constexpr const char* canary_name = "canary.json";
+inline constexpr std::size_t canary_most_bytes = side_json_bytes;
 
 struct canary {
     std::vector<std::string> texts;
