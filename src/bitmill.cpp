@@ -28,10 +28,12 @@
 #include <bitmill/detail/pickle_model-inl.hpp>
 #include <bitmill/detail/plan-inl.hpp>
 #include <bitmill/detail/ranking-inl.hpp>
+#include <bitmill/detail/policy-inl.hpp>
 #include <bitmill/detail/report-inl.hpp>
 #include <bitmill/detail/safetensors-inl.hpp>
 #include <bitmill/detail/sha256-inl.hpp>
 #include <bitmill/detail/stored-inl.hpp>
+#include <bitmill/detail/system_memory-inl.hpp>
 #include <bitmill/detail/tensor_writer-inl.hpp>
 #include <bitmill/detail/text_encoder-inl.hpp>
 #include <bitmill/detail/thread_team-inl.hpp>

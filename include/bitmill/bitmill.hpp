@@ -36,9 +36,12 @@
 #include <bitmill/mill/report.hpp>
 #include <bitmill/mill/stored.hpp>
 #include <bitmill/mill/variants.hpp>
+#include <bitmill/model/cache.hpp>
 #include <bitmill/model/encoder_model.hpp>
 #include <bitmill/model/level_decision.hpp>
 #include <bitmill/model/model_loader.hpp>
+#include <bitmill/model/policy.hpp>
+#include <bitmill/model/system_memory.hpp>
 #include <bitmill/model/text_encoder.hpp>
 #include <bitmill/nn/encoder.hpp>
 #include <bitmill/nn/linear.hpp>

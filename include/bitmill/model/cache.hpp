@@ -1,0 +1,222 @@
+// Open models in bounded memory: the least recently used makes room, but never one that is in use or pinned.
+#pragma once
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <bitmill/core/error.hpp>
+
+namespace bitmill {
+
+struct cached_model {
+    std::string name;
+    std::uint64_t bytes = 0;
+    std::uint64_t access_count = 0;
+    bool pinned = false;
+    bool loading = false;
+    bool in_use = false;  // somebody holds it
+};
+
+struct cache_status {
+    std::uint64_t max_bytes = 0;
+    std::uint64_t current_bytes = 0;  // models that were dropped while in use count until they are let go
+    std::uint64_t evictions = 0;
+    std::vector<cached_model> models = {};  // the most recently used first
+};
+
+// Every call is safe from any thread. A model stays as long as its shared_ptr is held, also after clear() or this
+// object's end. current_bytes never exceeds max_bytes, but for set_max_bytes() below what is in use.
+template <class Model>
+class model_cache {
+public:
+    using handle = std::shared_ptr<const Model>;
+    struct opened {
+        handle model;
+        std::uint64_t bytes = 0;  // that it takes, at most what was announced to get()
+    };
+
+    explicit model_cache(std::uint64_t max_bytes) : max_bytes_(max_bytes) {}
+    model_cache(const model_cache&) = delete;
+    model_cache& operator=(const model_cache&) = delete;
+
+    // The model of that name, or open() -> result<opened>, which takes at most `bytes`. Calls for one name open it once and
+    // share what comes of it, its error, too; other names are not held up. Errors: those of open; out_of_memory where what
+    // is in use or pinned leaves no room (nothing was evicted then), or the model is larger than the whole cache, or than
+    // announced.
+    template <class Open>
+    [[nodiscard]] result<handle> get(const std::string& name, std::uint64_t bytes, const Open& open) {
+        std::unique_lock lock(mutex_);
+        for (auto found = slots_.find(name); found != slots_.end(); found = slots_.find(name)) {
+            const auto one = found->second;
+            changed_.wait(lock, [&] { return !one->loading; });
+            if (one->failure) return *one->failure;
+            if (one->model == nullptr) continue;  // evicted before this thread woke up
+            ++one->access_count;
+            one->used = ++clock_;
+            return one->model;
+        }
+        if (auto room = make_room(bytes); !room) return room.error();
+        const auto mine = std::make_shared<slot>();
+        mine->bytes = bytes;
+        slots_.emplace(name, mine);
+        lock.unlock();
+        auto made = call(open);
+        lock.lock();
+        mine->loading = false;
+        changed_.notify_all();
+        if (made && made->bytes > bytes)
+            made = error{.code = error_code::out_of_memory,
+                         .message = "model '" + name + "' takes " + std::to_string(made->bytes) +
+                                    " bytes, and was to take " + std::to_string(bytes)};
+        if (!made) {
+            mine->failure = made.error();
+            drop(name, mine);
+            return made.error();
+        }
+        mine->bytes = made->bytes;
+        mine->model = made->model;
+        ++mine->access_count;
+        mine->used = ++clock_;
+        return std::move(made->model);
+    }
+
+    // A pinned model is not evicted, and stays through clear(). False where it is not there.
+    bool pin(const std::string& name, bool pinned = true) {
+        const std::lock_guard lock(mutex_);
+        const auto found = slots_.find(name);
+        if (found == slots_.end()) return false;
+        found->second->pinned = pinned;
+        return true;
+    }
+    // Forgets the model, or all that are not pinned or just being opened. What is in use is freed when it is let go.
+    bool erase(const std::string& name) {
+        const std::lock_guard lock(mutex_);
+        const auto found = slots_.find(name);
+        if (found == slots_.end() || found->second->loading) return false;
+        leave(found);
+        return true;
+    }
+    void clear() {
+        const std::lock_guard lock(mutex_);
+        for (auto at = slots_.begin(); at != slots_.end();)
+            at = at->second->pinned || at->second->loading ? std::next(at) : leave(at);
+    }
+    // Less than before evicts what it can.
+    void set_max_bytes(std::uint64_t max_bytes) {
+        const std::lock_guard lock(mutex_);
+        max_bytes_ = max_bytes;
+        while (current_bytes() > max_bytes_ && evict_one()) {
+        }
+    }
+
+    [[nodiscard]] cache_status status() const {
+        const std::lock_guard lock(mutex_);
+        cache_status out{.max_bytes = max_bytes_, .current_bytes = current_bytes(), .evictions = evictions_};
+        std::vector<std::pair<std::uint64_t, cached_model>> all;
+        for (const auto& [name, one] : slots_)
+            all.emplace_back(one->used, cached_model{name, one->bytes, one->access_count, one->pinned,
+                                                     one->loading, one->model.use_count() > 1});
+        std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+        for (auto& [used, one] : all) out.models.push_back(std::move(one));
+        return out;
+    }
+
+private:
+    struct slot {
+        handle model = nullptr;
+        std::uint64_t bytes = 0;
+        std::uint64_t access_count = 0;
+        std::uint64_t used = 0;
+        bool pinned = false;
+        bool loading = true;
+        std::optional<error> failure = std::nullopt;
+    };
+    using slots = std::map<std::string, std::shared_ptr<slot>>;
+    struct leaving {
+        std::weak_ptr<const Model> model;
+        std::uint64_t bytes;
+    };
+
+    // What is thrown must not leave a slot that loads for ever.
+    template <class Open>
+    static result<opened> call(const Open& open) {
+        try {
+            return open();
+        } catch (const exception& failure) {
+            return failure.error();
+        } catch (const std::bad_alloc&) {
+            return error{.code = error_code::out_of_memory, .message = "out of memory"};
+        }
+    }
+
+    [[nodiscard]] std::uint64_t current_bytes() const {
+        std::uint64_t sum = 0;
+        for (const auto& [name, one] : slots_) sum += one->bytes;
+        for (const auto& one : leaving_) sum += one.model.expired() ? 0 : one.bytes;
+        return sum;
+    }
+
+    // Only the cache holds it, and under the lock nobody can take it.
+    [[nodiscard]] static bool may_go(const slot& one) {
+        return !one.pinned && !one.loading && one.model.use_count() == 1;
+    }
+
+    // Freed under the lock, so that nobody takes its room before.
+    bool evict_one() {
+        auto oldest = slots_.end();
+        for (auto at = slots_.begin(); at != slots_.end(); ++at)
+            if (may_go(*at->second) && (oldest == slots_.end() || at->second->used < oldest->second->used))
+                oldest = at;
+        if (oldest == slots_.end()) return false;
+        oldest->second->model.reset();
+        slots_.erase(oldest);
+        ++evictions_;
+        return true;
+    }
+
+    result<void> make_room(std::uint64_t bytes) {
+        std::erase_if(leaving_, [](const auto& one) { return one.model.expired(); });
+        std::uint64_t held = 0;
+        for (const auto& [name, one] : slots_) held += may_go(*one) ? 0 : one->bytes;
+        for (const auto& one : leaving_) held += one.bytes;
+        if (bytes > max_bytes_ || held > max_bytes_ - bytes)
+            return error{.code = error_code::out_of_memory,
+                         .message = "a model of " + std::to_string(bytes) +
+                                    " bytes does not fit into a cache of " + std::to_string(max_bytes_) +
+                                    ", of which " + std::to_string(held) +
+                                    " are in use or pinned; make it larger, or take a lower level"};
+        while (current_bytes() > max_bytes_ - bytes && evict_one()) {
+        }
+        return {};
+    }
+
+    typename slots::iterator leave(typename slots::iterator at) {
+        const slot& one = *at->second;
+        if (one.model.use_count() > 1) leaving_.push_back({one.model, one.bytes});
+        return slots_.erase(at);
+    }
+    void drop(const std::string& name, const std::shared_ptr<slot>& mine) {
+        if (const auto found = slots_.find(name); found != slots_.end() && found->second == mine)
+            slots_.erase(found);
+    }
+
+    mutable std::mutex mutex_;
+    std::condition_variable changed_;
+    std::uint64_t max_bytes_;
+    std::uint64_t clock_ = 0;
+    std::uint64_t evictions_ = 0;
+    slots slots_;
+    std::vector<leaving> leaving_;
+};
+
+}  // namespace bitmill
