@@ -698,11 +698,12 @@ typedef struct bitmill_switch_record {
     int32_t has_canary;
     char from[16]; /* the level that served; "" for the first */
     char requested[16];
-    char effective[16]; /* the level that serves now */
-    char reason[464];   /* "" where both are the same; as much as fits, bitmill_model_loader_json has all */
+    char effective[16];      /* the level that serves now */
+    char canary_against[16]; /* what it was compared with: original, another level, canary.json */
+    char reason[448]; /* "" where both are the same; as much as fits, bitmill_model_loader_json has all */
 } bitmill_switch_record;
 #define BITMILL_SWITCH_RECORD_INIT \
-    {(uint32_t)sizeof(bitmill_switch_record), 0, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, {0}, {0}, {0}, {0}}
+    {(uint32_t)sizeof(bitmill_switch_record), 0, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, {0}, {0}, {0}, {0}, {0}}
 
 typedef struct bitmill_model_size_info {
     uint32_t struct_size;
@@ -730,7 +731,7 @@ BITMILL_API bitmill_status bitmill_model_loader_use_quantized_model(bitmill_mode
                                                                     bitmill_switch_record* record,
                                                                     bitmill_error* error);
 
-/* How what serves now came to it. */
+/* The last attempt to switch. */
 BITMILL_API bitmill_status bitmill_model_loader_get_last_switch(const bitmill_model_loader* loader,
                                                                 bitmill_switch_record* record,
                                                                 bitmill_error* error);

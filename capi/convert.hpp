@@ -79,7 +79,7 @@ inline constexpr struct_facts facts_of<bitmill_loader_options>{
     "bitmill_loader_options", offsetof(bitmill_loader_options, reserved) + 4};
 template <>
 inline constexpr struct_facts facts_of<bitmill_switch_record>{"bitmill_switch_record",
-                                                              offsetof(bitmill_switch_record, reason) + 464};
+                                                              offsetof(bitmill_switch_record, reason) + 448};
 template <>
 inline constexpr struct_facts facts_of<bitmill_model_size_info>{
     "bitmill_model_size_info", offsetof(bitmill_model_size_info, size_reduction_percent) + 8};

@@ -58,6 +58,7 @@ bitmill_switch_record record_from(const switch_record& record) {
     c.weight_bytes = record.weight_bytes;
     c.planes = record.planes ? 1 : 0;
     c.has_canary = record.canary_cosine ? 1 : 0;
+    put_text(c.canary_against, record.canary_against);
     put_text(c.from, record.from);
     put_text(c.requested, record.decision.requested);
     put_text(c.effective, record.decision.effective);
@@ -151,6 +152,7 @@ bitmill_status bitmill_model_loader_use_quantized_model(bitmill_model_loader* lo
 
 bitmill_status bitmill_model_loader_get_last_switch(const bitmill_model_loader* loader,
                                                     bitmill_switch_record* record, bitmill_error* error) {
+    if (capi::usable(record)) capi::put_struct<bitmill_switch_record>(record, BITMILL_SWITCH_RECORD_INIT);
     return capi::guard(error, [&]() -> result<void> {
         const auto own = capi::loader_of(loader);
         if (!own) return own.error();

@@ -41,7 +41,11 @@ using handle_of = std::unique_ptr<Handle, handle_deleter<Handle>>;
 // Into an array of a struct that is 0 everywhere.
 template <std::size_t Size>
 void put_text(char (&dst)[Size], std::string_view text) noexcept {
-    std::memcpy(dst, text.data(), std::min(text.size(), Size - 1));
+    std::size_t bytes = std::min(text.size(), Size - 1);
+    // Whole characters: UTF-8 goes on with bytes of 10xxxxxx.
+    while (bytes < text.size() && bytes != 0 && (static_cast<unsigned char>(text[bytes]) & 0xc0) == 0x80)
+        --bytes;
+    std::memcpy(dst, text.data(), bytes);
 }
 
 inline bitmill_model_facts facts_from(const model_facts& facts) noexcept {

@@ -29,16 +29,22 @@ int run(compare_flags flags) {
     if (!out) return fail(out.error(), flags.json);
     show_warnings(out->original.facts);
     show_warnings(out->quantized.facts);
+    std::printf("%s", flags.json ? (out->json() + "\n").c_str() : out->table().c_str());
     if (!flags.html.empty())
         if (const auto written = bitmill::replace_file(flags.html, out->html()); !written)
             return fail(written.error(), flags.json);
-    std::printf("%s", flags.json ? (out->json() + "\n").c_str() : out->table().c_str());
     if (out->passed()) return 0;
     for (const auto& one : out->gates)
         if (!one.passed)
             std::fprintf(stderr, "bitmill: the gate %s is refused: it is %g\n", printable(one.text).c_str(),
                          one.value);
     return exit_status({.code = bitmill::error_code::refused});
+}
+
+// An empty variable of a script would look like an option that was left out.
+CLI::Validator a_name() {
+    return {[](std::string& text) { return text.empty() ? "the name of the file is empty" : std::string(); },
+            ""};
 }
 
 }  // namespace
@@ -55,13 +61,15 @@ void add_compare(CLI::App& app, action& chosen) {
     verb.add_option("--activation", flags->activation, "of QUANTIZED's integer layers: float, dynamic-int8")
         ->capture_default_str();
     verb.add_option("--threads", options.quantized.threads, "default: one per core")->check(thread_count());
-    verb.add_option("--pairs", options.pairs, R"(JSON lines: {"query": "...", "document": "..."})");
+    verb.add_option("--pairs", options.pairs, R"(JSON lines: {"query": "...", "document": "..."})")
+        ->check(a_name());
     verb.add_option("--tasks", options.tasks,
-                    R"(JSON lines: {"query": "...", "documents": ["...", ...], "relevant": [0, ...]})");
+                    R"(JSON lines: {"query": "...", "documents": ["...", ...], "relevant": [0, ...]})")
+        ->check(a_name());
     verb.add_option("--gate", options.gates,
                     "'recall@10.low>=-1.5%': exit code 6 where it does not hold; many")
         ->allow_extra_args(false);
-    verb.add_option("--html", flags->html, "a file for one page with plots");
+    verb.add_option("--html", flags->html, "a file for one page with plots")->check(a_name());
     verb.add_option("--rounds", options.rounds, "of timing")->check(not_negative())->capture_default_str();
     verb.add_flag("--json", flags->json, "as JSON");
     verb.callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });

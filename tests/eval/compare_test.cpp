@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <filesystem>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -414,4 +416,37 @@ TEST_CASE("what does not belong together; progress; cancelled") {
     CHECK(own.texts > 10);
     CHECK(own.metrics.empty());
     CHECK(own.html().find("quality was not measured") != std::string::npos);
+}
+
+TEST_CASE("a model that gives no numbers is no result") {
+    folders at;
+    auto tensors = tensors_of({});
+    for (auto& one : tensors)
+        if (one.name.ends_with("output.dense.weight"))
+            for (std::size_t i = 0; i < one.bytes.size(); i += 4) {
+                const float most = std::numeric_limits<float>::max();
+                std::memcpy(one.bytes.data() + i, &most, 4);
+            }
+    put_model(at.b, tensors, config_of({}));
+    put_file(at.b + "/tokenizer.json", letter_tokenizer());
+    for (const bool measured : {true, false}) {
+        compare_options options = at.both();
+        if (!measured) options.pairs = options.tasks = "";
+        options.gates = {"cosine.min>=0.99"};
+        const auto refused = at.refused(options);
+        CHECK(refused.code == error_code::bad_input);
+        CHECK(refused.file == at.b);
+        CHECK(refused.message.find("NaN or infinity for the text '") != std::string::npos);
+    }
+}
+
+TEST_CASE("lines as others write them: a mark in front of UTF-8, keys of their own") {
+    const folders at;
+    const auto options = at.both();
+    const auto expected = at.compare(options);
+    std::string lines = folders::pair_lines();
+    lines.insert(lines.find("\"id\": 1"), R"("meta": {"a": {"b": {"c": [{"d": [1]}]}}}, )");
+    std::filesystem::remove(at.pairs);
+    put_file(at.pairs, "\xef\xbb\xbf" + lines);
+    CHECK(metric(at.compare(options), "mrr@10").quantized == metric(expected, "mrr@10").quantized);
 }

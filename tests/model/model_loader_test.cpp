@@ -1,158 +1,22 @@
 // A model that changes its level while it serves: what it gives is, bit for bit, what the level gives by itself.
 #include <bitmill/model/model_loader.hpp>
 
+#include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <cmath>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <functional>
 #include <limits>
-#include <memory_resource>
 #include <string>
-#include <string_view>
 #include <thread>
 #include <vector>
 
 #include <doctest/doctest.h>
 
-#include <bitmill/mill/mill.hpp>
-
-#include <encoder_models.hpp>
-#include <io_files.hpp>
-#include <letter_tokenizer.hpp>
-#include <temp_folder.hpp>
+#include <level_models.hpp>
 
 using namespace bitmill_test;
 using bitmill::error_code;
-using bitmill::loader_options;
 using bitmill::model_loader;
-using bitmill::scheme_type;
 using bitmill::text_encoder;
-using texts = std::vector<std::string_view>;
-
-namespace {
-
-const texts some_texts{"the quick brown fox", "jumps", "over a lazy dog"};
-
-encoder_shape small_shape() {
-    encoder_shape shape;
-    shape.hidden = 128;
-    shape.heads = 4;
-    shape.inner = 256;
-    return shape;
-}
-
-bitmill::mill_options as(scheme_type to, bitmill::format format = bitmill::format::automatic) {
-    bitmill::mill_options out;
-    out.to = to;
-    out.format = format;
-    return out;
-}
-
-// An original with int8/ and int4/ beside it.
-struct family {
-    temp_folder place{memory_parent()};
-    std::string path = place / "m";
-
-    explicit family(const encoder_shape& shape = small_shape()) {
-        put_encoder(path, shape);
-        put_file(path + "/tokenizer.json", letter_tokenizer());
-        mill(scheme_type::int8, "int8");
-        mill(scheme_type::int4, "int4");
-    }
-    void mill(scheme_type to, const std::string& name) const {
-        (void)bitmill::quantize(path, path + "/" + name, as(to)).value();
-    }
-    [[nodiscard]] std::string in(const std::string& level) const { return path + "/" + level; }
-};
-
-struct planes {
-    temp_folder place{memory_parent()};
-    std::string original = place / "original", path = place / "p";
-
-    planes() {
-        put_encoder(original, small_shape());
-        put_file(original + "/tokenizer.json", letter_tokenizer());
-        (void)bitmill::quantize(original, path, as(scheme_type::int8, bitmill::format::bitmill)).value();
-    }
-};
-
-template <class Model>
-std::vector<float> vectors_of(Model& model, std::size_t size = 128) {
-    std::vector<float> out(some_texts.size() * size);
-    model.embed(some_texts, out).value();
-    return out;
-}
-
-std::vector<float> alone(const std::string& path, const std::string& level) {
-    bitmill::model_options options;
-    options.level = level;
-    auto model = text_encoder::open(path, options).value();
-    return vectors_of(model);
-}
-
-loader_options at(const std::string& level) {
-    loader_options out;
-    out.model.level = level;
-    return out;
-}
-
-struct lines {
-    std::vector<std::string> warnings, infos;
-    void listen(loader_options& options) {
-        options.on_log = [this](bitmill::log_level level, const std::string& line) {
-            (level == bitmill::log_level::warning ? warnings : infos).push_back(line);
-        };
-    }
-};
-
-// The bytes of a file, changed.
-void change(const std::string& path, const std::function<void(std::string&)>& edit) {
-    std::string bytes = get_file(path);
-    edit(bytes);
-    std::filesystem::remove(path);
-    put_file(path, bytes);
-}
-
-// Host memory that can be told to refuse, or to take its time, once.
-class moody_memory : public std::pmr::memory_resource {
-public:
-    std::atomic<bool> refuses{false};
-    std::atomic<int> sleeps_ms{0};
-
-private:
-    void* do_allocate(std::size_t bytes, std::size_t alignment) override {
-        if (refuses.exchange(false)) throw std::bad_alloc();
-        if (const int ms = sleeps_ms.exchange(0)) std::this_thread::sleep_for(std::chrono::milliseconds(ms));
-        return std::pmr::new_delete_resource()->allocate(bytes, alignment);
-    }
-    void do_deallocate(void* memory, std::size_t bytes, std::size_t alignment) override {
-        std::pmr::new_delete_resource()->deallocate(memory, bytes, alignment);
-    }
-    [[nodiscard]] bool do_is_equal(const memory_resource& other) const noexcept override {
-        return this == &other;
-    }
-};
-
-// Weights that load and give infinity: every scale of one layer is the largest float.
-void make_nan(const std::string& folder) {
-    change(folder + "/model.safetensors", [](std::string& bytes) {
-        std::uint64_t header = 0;
-        std::memcpy(&header, bytes.data(), 8);
-        const std::string name = "encoder.layer.1.output.dense.weight_scale";
-        const std::size_t entry = bytes.find(name);
-        REQUIRE(entry < header);
-        const std::size_t list = bytes.find("\"data_offsets\":[", entry) + 16;
-        const std::size_t begin = std::stoul(bytes.substr(list)),
-                          end = std::stoul(bytes.substr(bytes.find(',', list) + 1));
-        const float most = std::numeric_limits<float>::max();
-        for (std::size_t i = begin; i < end; i += 4) std::memcpy(&bytes[8 + header + i], &most, 4);
-    });
-}
-
-}  // namespace
 
 TEST_CASE("every level through the loader is the level by itself") {
     // EXACT
@@ -172,7 +36,7 @@ TEST_CASE("every level through the loader is the level by itself") {
     CHECK(records[2].decision.effective == "int4");
     CHECK(records[2].number == 3);
     CHECK_FALSE(records[2].planes);
-    CHECK(records[2].weight_bytes == 0 + loader.switches()[5].weight_bytes);
+    CHECK(records[2].weight_bytes == records[5].weight_bytes);  // int4 both times
     CHECK(loader.json().find("\"effective\": \"int8\"") != std::string::npos);
 }
 
@@ -308,158 +172,6 @@ TEST_CASE("what cannot be is an error, and changes nothing") {
           bitmill::level_decision{"int8", "original", "int8 may not be run here"});
 }
 
-namespace {
-
-using change_text = std::function<void(std::string&)>;
-
-struct injected_fault {
-    std::string name;
-    std::string reason;
-    std::function<void(const family&)> inject;
-    std::function<void(loader_options&)> prepare = [](loader_options&) {};
-};
-
-std::vector<injected_fault> faults_with(moody_memory& memory) {
-    const auto in_weights = [](const change_text& edit) {
-        return [edit](const family& f) { change(f.in("int8") + "/model.safetensors", edit); };
-    };
-    const auto in_config = [](const std::string& what, const std::string& with) {
-        return [=](const family& f) {
-            change(f.in("int8") + "/config.json",
-                   [&](std::string& text) { text.replace(text.find(what), what.size(), with); });
-        };
-    };
-    const auto remove = [](const std::string& name) {
-        return [name](const family& f) { std::filesystem::remove_all(f.in("int8") + name); };
-    };
-    // Sound files of weights that belong to no model.
-    const auto mill_nonsense = [](const family& f) {
-        auto tensors = tensors_of(small_shape());
-        for (auto& one : tensors)
-            if (one.name.find("dense.weight") != std::string::npos)
-                for (std::size_t i = 0; i < one.bytes.size(); i += 4) {
-                    const float value = static_cast<float>(static_cast<int>(i * 7919 % 97) - 48) / 200;
-                    std::memcpy(one.bytes.data() + i, &value, 4);
-                }
-        put_model(f.place / "other", tensors, config_of(small_shape()));
-        std::filesystem::remove_all(f.in("int8"));
-        (void)bitmill::quantize(f.place / "other", f.in("int8"), as(scheme_type::int8)).value();
-        put_file(f.in("int8") + "/tokenizer.json", letter_tokenizer());
-    };
-    return {
-        {"missing folder", "int8", remove("")},
-        {"missing weights", "int8", remove("/model.safetensors")},
-        {"truncated weights", "model.safetensors", in_weights([](auto& b) { b.resize(b.size() - 100); })},
-        {"empty weights", "model.safetensors", in_weights([](auto& b) { b.clear(); })},
-        {"a header that is no JSON", "model.safetensors", in_weights([](auto& b) { b[8] = '!'; })},
-        {"a config that is no JSON", "config.json", in_config("{", "{{")},
-        {"hash mismatch", "its hash is not the manifest's",
-         in_weights([](auto& b) { b.back() = static_cast<char>(b.back() ^ 1); }),
-         [](loader_options& options) { options.check_hashes = true; }},
-        {"unsupported scheme", "of-tomorrow", in_config("compressed-tensors", "of-tomorrow")},
-        {"another architecture", "gpt2", in_config("\"bert\"", "\"gpt2\"")},
-        {"out of memory", "out of memory", [&](const family&) { memory.refuses = true; },
-         [&](loader_options& options) { options.model.memory = &memory; }},
-        {"canary failed", "the canary: cosine", mill_nonsense,
-         [](loader_options& options) { options.canary = {"canary", "the quick brown fox", "zebra"}; }},
-        {"a canary that cannot be read", "canary.json",
-         [](const family& f) { put_file(f.in("int8") + "/canary.json", "{\"texts\": 3}"); }},
-        {"timeout", "timeout", [&](const family&) { memory.sleeps_ms = 400; },
-         [&](loader_options& options) {
-             options.model.memory = &memory;
-             options.switch_timeout = std::chrono::milliseconds(300);
-         }},
-        {"NaN output", "NaN or infinity", [](const family& f) { make_nan(f.in("int8")); }},
-    };
-}
-
-}  // namespace
-
-TEST_CASE("faults of the quantized side: the original serves, and one line says why") {
-    // EXACT
-    moody_memory memory;
-    const auto table = faults_with(memory);
-    REQUIRE(table.size() >= 12);
-    const auto expected = alone(family().path, "original");
-    for (const auto& fault : table)
-        for (const bool at_once : {true, false}) {
-            CAPTURE(fault.name);
-            CAPTURE(at_once);
-            const family at_hand;
-            auto options = at(at_once ? "int8" : "original");
-            options.retry_after = std::chrono::milliseconds(0);
-            fault.prepare(options);
-            lines said;
-            said.listen(options);
-            if (at_once) fault.inject(at_hand);
-            auto loader = model_loader::open(at_hand.path, options).value();
-            if (!at_once) {
-                fault.inject(at_hand);
-                CHECK(loader.use_level("int8"));
-            }
-            for (int i = 0; i < 3; ++i) CHECK(vectors_of(loader) == expected);
-            const auto decision = loader.decision();
-            CHECK(decision.requested == "int8");
-            CHECK(decision.effective == "original");
-            CAPTURE(decision.reason);
-            CHECK(decision.reason.find(fault.reason) != std::string::npos);
-            REQUIRE(said.warnings.size() == 1);
-            CHECK(said.warnings[0].find("level int8 does not serve, original does: ") == 0);
-            CHECK(said.warnings[0].find(fault.reason) != std::string::npos);
-        }
-}
-
-TEST_CASE("files that shrink under a level that serves") {
-    // EXACT. A table of embeddings above 4 MiB is read row by row, as it is needed.
-    encoder_shape shape = small_shape();
-    shape.vocabulary = 9000;
-    const family at_hand(shape);
-    auto loader = model_loader::open(at_hand.path, at("int8")).value();
-    const auto expected = alone(at_hand.path, "original");
-    CHECK(vectors_of(loader) == alone(at_hand.path, "int8"));
-    std::filesystem::resize_file(at_hand.in("int8") + "/model.safetensors", 4096);
-    CHECK(vectors_of(loader) == expected);
-    CHECK(loader.decision().effective == "original");
-    CHECK(loader.decision().reason.find("int8/model.safetensors") != std::string::npos);
-    // Where nothing else is there the error comes through.
-    auto options = at("int4");
-    options.allow_fallback = false;
-    auto strict = model_loader::open(at_hand.path, options).value();
-    std::filesystem::resize_file(at_hand.in("int4") + "/model.safetensors", 4096);
-    std::vector<float> room(some_texts.size() * 128);
-    CHECK(strict.embed(some_texts, room).error().code == error_code::bad_input);
-}
-
-TEST_CASE("a level that failed is tried again, and serves when it is mended") {
-    const family at_hand;
-    const std::string weights = at_hand.in("int8") + "/model.safetensors";
-    std::filesystem::rename(weights, weights + ".away");
-    auto options = at("int8");
-    options.retry_after = std::chrono::milliseconds(20);
-    auto loader = model_loader::open(at_hand.path, options).value();
-    const auto original = alone(at_hand.path, "original");
-    CHECK(vectors_of(loader) == original);
-    std::filesystem::rename(weights + ".away", weights);
-    const auto quantized = alone(at_hand.path, "int8");
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    while (loader.decision().effective != "int8" && std::chrono::steady_clock::now() < end) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(5));
-        const auto got = vectors_of(loader);
-        CHECK((got == original || got == quantized));
-    }
-    CHECK(loader.decision() == bitmill::level_decision{"int8", "int8", ""});
-    CHECK(vectors_of(loader) == quantized);
-    // Asked for, at once.
-    std::filesystem::rename(weights, weights + ".away");
-    auto patient = options;
-    patient.retry_after = std::chrono::milliseconds(0);
-    auto asked = model_loader::open(at_hand.path, patient).value();
-    CHECK(asked.decision().effective == "original");
-    std::filesystem::rename(weights + ".away", weights);
-    CHECK(vectors_of(asked) == original);
-    CHECK(asked.use_level("int8").value().decision.effective == "int8");
-}
-
 TEST_CASE("a canary that lies with the variant") {
     const family at_hand;
     auto loader = model_loader::open(at_hand.path).value();
@@ -475,6 +187,7 @@ TEST_CASE("a canary that lies with the variant") {
     REQUIRE(record.canary_cosine);
     CHECK(*record.canary_cosine > 0.99);
     CHECK(*record.canary_cosine < 1);
+    CHECK(record.canary_against == "canary.json");
     // Its outputs stand for the original, which need not be opened.
     change(at_hand.in("int8") + "/canary.json", [](std::string& text) {
         const std::size_t begin = text.find("\"cosine\":") + 9;
@@ -488,6 +201,23 @@ TEST_CASE("a canary that lies with the variant") {
     // A failed switch leaves what serves.
     CHECK(loader.use_level("int4").value().decision.effective == "int4");
     CHECK(loader.use_level("int8").value().decision.effective == "int4");
+}
+
+TEST_CASE("what a canary is compared with") {
+    const family at_hand;
+    auto options = at("int8");
+    options.canary = {"abc", "the quick brown fox"};
+    auto loader = model_loader::open(at_hand.path, options).value();
+    CHECK(loader.switches().back().canary_against == "original");
+    // An original that cannot be opened says nothing; nothing else is stored in its name.
+    std::filesystem::resize_file(at_hand.path + "/model.safetensors", 1000);
+    auto later = model_loader::open(at_hand.path, options).value();
+    CHECK(later.use_level("int4").value().canary_against == "int8");
+    CHECK(later.store_canary("int4", options.canary).error().code == error_code::bad_input);
+    CHECK_FALSE(std::filesystem::exists(at_hand.in("int4") + "/canary.json"));
+    const planes native;
+    auto alone_there = model_loader::open(native.path).value();
+    CHECK(alone_there.store_canary("int4", options.canary).error().code == error_code::invalid_argument);
 }
 
 TEST_CASE("rerank and classify through the loader") {

@@ -72,7 +72,8 @@ class _SwitchRecord(c.Structure):
         ("origin", c.c_char * 16),
         ("requested", c.c_char * 16),
         ("effective", c.c_char * 16),
-        ("reason", c.c_char * 464),
+        ("canary_against", c.c_char * 16),
+        ("reason", c.c_char * 448),
     ]
 
 

@@ -116,8 +116,8 @@ private:
             if (!missing.empty()) return refuse_gate(gate, missing);
         }
         for (const auto& task : set_.tasks) task_pairs_ += task.documents.size();
-        total_ =
-            2 * (out_.reranker ? task_pairs_ : set_.queries.size() + set_.documents.size()) + options_.rounds;
+        total_ = 2 * (out_.reranker ? task_pairs_ : set_.queries.size() + set_.documents.size()) +
+                 set_.pairs.size() + options_.rounds;
         return {};
     }
 
@@ -128,6 +128,20 @@ private:
     }
 
     result<void> measure() { return out_.reranker ? measure_logits() : measure_vectors(); }
+
+    // What is no number has no place in a ranking: it would stand at the end, and look like a result.
+    [[nodiscard]] static result<void> check_numbers(const compared_side& side, std::span<const float> values,
+                                                    std::size_t width,
+                                                    std::span<const std::string_view> texts) {
+        if (all_finite(values)) return {};
+        std::size_t first = 0;
+        while (all_finite(values.subspan(first * width, width))) ++first;
+        return error{.code = error_code::bad_input,
+                     .message = "gives NaN or infinity for the text '" +
+                                shortened(std::string(texts[first].substr(0, 60))) +
+                                "', so that nothing can be said about its quality; mill it again",
+                     .file = side.path};
+    }
 
     // The models take turns, so that what happens to the machine happens to both.
     result<void> embed(const text_pool& pool, std::initializer_list<std::string_view> prompts,
@@ -140,6 +154,8 @@ private:
                 const text_options how{.prompt_name = prompt_named(side->model->facts(), prompts)};
                 const auto dst = std::span(to->values).subspan(first * to->size, count * to->size);
                 if (auto done = side->model->embed(texts.subspan(first, count), dst, how); !done) return done;
+                if (auto sound = check_numbers(*side, dst, to->size, texts.subspan(first, count)); !sound)
+                    return sound;
                 if (auto done = advance(count); !done) return done;
             }
         }
@@ -155,7 +171,8 @@ private:
             return done;
         const fp_environment environment;
         count_cosines(queries, documents);
-        if (out_.pairs != 0) count_pairs(queries, documents);
+        if (out_.pairs != 0)
+            if (auto done = count_pairs(queries, documents); !done) return done;
         if (out_.tasks == 0) return {};
         count_tasks([&](std::size_t side, const evaluation_task& task, std::vector<double>& scores) {
             for (std::size_t i = 0; i < scores.size(); ++i)
@@ -178,7 +195,8 @@ private:
     }
 
     // Each query against all documents of the pairs, by cosine.
-    void count_pairs(const text_vectors (&queries)[2], const text_vectors (&documents)[2]) {
+    [[nodiscard]] result<void> count_pairs(const text_vectors (&queries)[2],
+                                           const text_vectors (&documents)[2]) {
         const std::size_t n = set_.pairs.size(), all = set_.pair_documents;
         std::vector<double> squares[2], recall[2], rank[2], cosine[2], overlap(n);
         for (std::size_t side = 0; side < 2; ++side) {
@@ -187,7 +205,7 @@ private:
                 squares[side].push_back(dot_of(documents[side][i], documents[side][i]));
         }
         thread_team team(options_.original.threads, options_.original.run);
-        team.run(n, [&](std::size_t i) {
+        const auto rank_query = [&](std::size_t i) {
             const fp_environment environment;
             const std::size_t relevant[] = {set_.pairs[i].document};
             std::vector<std::size_t> found[2];
@@ -203,12 +221,18 @@ private:
                 cosine[side][i] = scores[relevant[0]];
             }
             overlap[i] = recall_at(found[1], found[0], top);
-        });
+        };
+        for (std::size_t first = 0; first < n; first += texts_a_turn) {
+            const std::size_t count = std::min(texts_a_turn, n - first);
+            team.run(count, [&](std::size_t i) { rank_query(first + i); });
+            if (auto going = advance(count); !going) return going;
+        }
         add_metric("recall@10", recall[0], recall[1]);
         add_metric("mrr@10", rank[0], rank[1]);
         out_.original.pair_cosine = mean_of(cosine[0]);
         out_.quantized.pair_cosine = mean_of(cosine[1]);
         out_.overlap = mean_of(overlap);
+        return {};
     }
 
     [[nodiscard]] static double mean_of(const std::vector<double>& values) {
@@ -262,6 +286,10 @@ private:
                                 .model->pair_logits(part(first), part(second),
                                                     std::span(logits[side]).subspan(at, count));
                 if (!done) return done;
+                if (auto sound = check_numbers(side == 0 ? a_ : b_,
+                                               std::span(logits[side]).subspan(at, count), 1, part(second));
+                    !sound)
+                    return sound;
                 if (auto going = advance(task_pairs_ == 0 ? 0 : count); !going) return going;
             }
         }

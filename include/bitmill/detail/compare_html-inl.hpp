@@ -68,9 +68,10 @@ struct plot_bar {
                       html_text(title) + "</title>\n";
     int y = 4;
     for (const auto& one : bars) {
-        const double share = std::isinf(one.value) ? 1
-                             : most > 0            ? std::clamp(one.value / most, 0.0, 1.0)
-                                                   : 0;
+        const double share = one.value == std::numeric_limits<double>::infinity() ? 1
+                             : !std::isfinite(one.value)                          ? 0
+                             : most > 0 ? std::clamp(one.value / most, 0.0, 1.0)
+                                        : 0;
         const std::string middle = std::to_string(y + 14);
         out += "<text x=\"" + std::to_string(label_width - 8) + "\" y=\"" + middle +
                "\" text-anchor=\"end\">" + html_text(one.label) + "</text><rect class=\"" + one.kind +
@@ -166,8 +167,10 @@ struct plot_bar {
     std::vector<plot_bar> bars;
     for (const auto& one : of.layers)
         bars.push_back({short_name(one.layer),
-                        std::isinf(one.snr_db) ? "the same" : fixed_text(one.snr_db, 1) + " dB", one.snr_db,
-                        "is"});
+                        one.snr_db == std::numeric_limits<double>::infinity()
+                            ? "the same"
+                            : fixed_text(one.snr_db, 1) + " dB",
+                        one.snr_db, "is"});
     return "<h2>Error by layer</h2>\n<p class=\"faint\">Signal to noise of what each layer is given, against "
            "the "
            "original; more is nearer. Query, key and value share an input.</p>\n" +

@@ -21,6 +21,9 @@ namespace bitmill::detail {
 // Texts by number, each once.
 class text_pool {
 public:
+    text_pool() = default;
+    text_pool(text_pool&&) noexcept = default;  // a copy's views would be of the first one's texts
+    text_pool& operator=(text_pool&&) noexcept = default;
     std::size_t add(const std::string& text) {
         const auto [at, added] = numbers_.try_emplace(text, texts_.size());
         if (added) texts_.push_back(at->first);  // a node's key never moves
@@ -65,7 +68,12 @@ public:
         const auto text = read_text(*file, most);
         if (!text) return text.error();
         std::size_t records = 0;
-        for (std::string_view left = *text; !left.empty();) {
+        std::string_view left = *text;
+        if (constexpr std::string_view mark = "\xef\xbb\xbf"; left.starts_with(mark)) {
+            left.remove_prefix(mark.size());  // of editors that write one in front of UTF-8
+            offset_ = mark.size();
+        }
+        while (!left.empty()) {
             const std::string_view line = left.substr(0, left.find('\n'));
             ++line_;
             if (line.find_first_not_of(" \t\r") != std::string_view::npos) {
@@ -96,7 +104,7 @@ private:
             return refuse("must be a JSON object, in { }", begin);
         json_source source(line);
         source.allow_long_strings();
-        json_checker checker(source, 4);
+        json_checker checker(source, 64);
         if (auto sound = parse_json(source, checker, path_); !sound)
             return refuse(sound.error().message,
                           sound.error().offset == error::no_offset ? 0 : sound.error().offset);

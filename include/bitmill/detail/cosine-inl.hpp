@@ -1,4 +1,4 @@
-// The angle between two vectors of floats.
+// Vectors of floats: whether they are numbers, the angle between two.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +7,10 @@
 #include <span>
 
 namespace bitmill::detail {
+
+[[nodiscard]] inline bool all_finite(std::span<const float> values) {
+    return std::all_of(values.begin(), values.end(), [](float one) { return std::isfinite(one); });
+}
 
 // Sums run in four lanes: exact products of floats, added in a fixed order.
 [[nodiscard]] inline double dot_of(std::span<const float> a, std::span<const float> b) {

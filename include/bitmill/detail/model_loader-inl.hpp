@@ -37,8 +37,14 @@ struct model_loader::content {
     struct failure {
         std::string why;
         unsigned count = 0;
-        bool stands = true;  // not while it is tried again
+        bool stands = true;  // not while it is tried again, or serves
         detail::steady::time_point again = detail::steady::time_point::max();
+        std::optional<detail::steady::time_point> served = std::nullopt;  // since
+    };
+    // What all levels of a model have in common.
+    struct model_shape {
+        std::size_t embedding_size, labels;
+        friend bool operator==(const model_shape&, const model_shape&) = default;
     };
 
     content(std::string where, loader_options asked, detail::level_sources found)
@@ -52,7 +58,8 @@ struct model_loader::content {
     std::deque<switch_record> records;
     std::mutex switching;  // guards what follows; one switch at a time
     std::map<std::string, failure, std::less<>> faults;
-    std::vector<float> reference;  // of options.canary
+    std::vector<float> reference;  // what the original makes of options.canary
+    std::optional<model_shape> shape;
     std::uint64_t attempts = 0;
 
     [[nodiscard]] std::shared_ptr<const serving> get() const {
@@ -65,8 +72,12 @@ struct model_loader::content {
             if (const auto* source = sources.get(level); source != nullptr && !source->cast) return level;
         return "int8";
     }
-    void log(log_level level, const std::string& line) const {
-        if (options.on_log) options.on_log(level, printable(line));
+    // What a host's log throws must not stop a switch halfway.
+    void log(log_level level, const std::string& line) const noexcept {
+        try {
+            if (options.on_log) options.on_log(level, printable(line));
+        } catch (...) {
+        }
     }
 
     // All below hold `switching`.
@@ -76,15 +87,23 @@ struct model_loader::content {
                                                      const serving* current, switch_record& record) const;
     result<void> prove(const detail::level_source& source, const text_encoder& encoder,
                        const serving* current, switch_record& record);
-    result<std::vector<float>> reference_of(const std::vector<std::string>& texts, const serving* current);
+    result<std::shared_ptr<const text_encoder>> original_of(const serving* current) const;
+    result<std::vector<float>> reference_of(const std::vector<std::string>& texts, const serving* current,
+                                            switch_record& record);
+    result<void> check_shape(const detail::level_source& source, const text_encoder& encoder);
     result<std::shared_ptr<const text_encoder>> take(const std::string& level, const std::string& requested,
                                                      const serving* current, switch_record& record);
     result<std::shared_ptr<const serving>> settle(const std::string& requested, const std::string& from,
                                                   const serving* current);
     // Once more, though it failed before.
     result<std::shared_ptr<const serving>> try_level(const std::string& level, const serving* current) {
-        if (const auto found = faults.find(level); found != faults.end()) found->second.stands = false;
-        return settle(level, current != nullptr ? current->decision.effective : "", current);
+        const std::string from = current != nullptr ? current->decision.effective : "";
+        if (const auto found = faults.find(level); found != faults.end()) {
+            // What serves for want of anything better is opened anew.
+            if (found->second.stands && from == level) current = nullptr;
+            found->second.stands = false;
+        }
+        return settle(level, from, current);
     }
     void finish(std::shared_ptr<const serving> next, const serving* current, switch_record record);
 
@@ -104,13 +123,23 @@ struct model_loader::content {
                                                      const error& what) {
         const std::lock_guard lock(switching);
         if (auto current = get(); current != failed) return current;  // another request was first
-        note_fault(failed->decision.effective, what);
+        const std::string& level = failed->decision.effective;
+        // Nothing else could be had a moment ago: not told again with every request.
+        if (const auto found = faults.find(level);
+            found != faults.end() && found->second.stands && detail::steady::now() < found->second.again)
+            return what;
+        note_fault(level, what);
         return settle(failed->decision.requested, failed->decision.effective, nullptr);
     }
 
     // run(encoder) -> result; sound(result): are its numbers numbers?
     template <class Run, class Sound>
     auto serve(const Run& run, const Sound& sound) -> decltype(run(std::declval<const text_encoder&>())) {
+        return detail::guard(path, [&] { return serve_once(run, sound); });
+    }
+    template <class Run, class Sound>
+    auto serve_once(const Run& run, const Sound& sound)
+        -> decltype(run(std::declval<const text_encoder&>())) {
         try_again();
         auto current = get();
         // Every level may fail once.
@@ -138,7 +167,8 @@ BITMILL_INLINE std::vector<std::string> model_loader::content::stand_ins(const s
     std::vector<std::string> out;
     const auto add = [&](const std::string& level) {
         const auto fault = faults.find(level);
-        const bool sound = fault == faults.end() || !fault->second.stands;
+        const bool sound =
+            fault == faults.end() || !fault->second.stands || detail::steady::now() >= fault->second.again;
         if (sound && std::find(out.begin(), out.end(), level) == out.end()) out.push_back(level);
     };
     if (current != nullptr) add(current->decision.effective);
@@ -150,12 +180,16 @@ BITMILL_INLINE std::vector<std::string> model_loader::content::stand_ins(const s
 
 BITMILL_INLINE void model_loader::content::note_fault(const std::string& level, const error& what) {
     auto& it = faults[level];
+    const auto time = detail::steady::now();
+    // A year is long enough, and 64 of them are a time that the clock can name.
+    const auto after = std::min(options.retry_after, std::chrono::milliseconds(std::chrono::hours(24 * 365)));
+    // One that served for long enough begins anew; one that is loaded and gives NaN at once does not.
+    if (it.served && time - *it.served > after) it.count = 0;
+    it.served.reset();
     it.why = what.text();
     it.stands = true;
     it.again = detail::steady::time_point::max();
-    // A year is long enough, and 64 of them are a time that the clock can name.
-    const auto after = std::min(options.retry_after, std::chrono::milliseconds(std::chrono::hours(24 * 365)));
-    if (after.count() > 0) it.again = detail::steady::now() + after * (1u << std::min(it.count, 6u));
+    if (after.count() > 0) it.again = time + after * (1u << std::min(it.count, 6u));
     ++it.count;
 }
 
@@ -188,25 +222,50 @@ BITMILL_INLINE result<std::shared_ptr<const text_encoder>> model_loader::content
     return std::make_shared<const text_encoder>(std::move(*opened));
 }
 
-BITMILL_INLINE result<std::vector<float>> model_loader::content::reference_of(
-    const std::vector<std::string>& texts, const serving* current) {
-    const bool given = &texts == &options.canary;
-    if (given && !reference.empty()) return reference;
+// Null where the model has none.
+BITMILL_INLINE result<std::shared_ptr<const text_encoder>> model_loader::content::original_of(
+    const serving* current) const {
+    if (current != nullptr && current->decision.effective == "original") return current->encoder;
     const auto* original = sources.get("original");
-    std::shared_ptr<const text_encoder> encoder = current != nullptr ? current->encoder : nullptr;
-    const bool serves = current != nullptr && current->decision.effective == "original";
-    if (original != nullptr && !serves) {
-        model_options asked = options.model;
-        asked.level = original->asked;
-        // Where the original cannot be opened, what serves is all there is to compare with.
-        if (auto opened = encoder != nullptr ? text_encoder::open(original->path, asked, *encoder)
-                                             : text_encoder::open(original->path, asked))
-            encoder = std::make_shared<const text_encoder>(std::move(*opened));
+    if (original == nullptr) return std::shared_ptr<const text_encoder>();
+    model_options asked = options.model;
+    asked.level = original->asked;
+    auto opened = current != nullptr ? text_encoder::open(original->path, asked, *current->encoder)
+                                     : text_encoder::open(original->path, asked);
+    if (!opened) return opened.error();
+    return std::make_shared<const text_encoder>(std::move(*opened));
+}
+
+// Where there is no original that can be opened: of what serves; empty where nothing does.
+BITMILL_INLINE result<std::vector<float>> model_loader::content::reference_of(
+    const std::vector<std::string>& texts, const serving* current, switch_record& record) {
+    const bool given = &texts == &options.canary;
+    record.canary_against = "original";
+    if (given && !reference.empty()) return reference;
+    const auto original = original_of(current);
+    if (original && *original != nullptr) {
+        auto out = detail::canary_outputs(**original, texts);
+        if (out && given) reference = *out;
+        return out;
     }
-    if (encoder == nullptr) return std::vector<float>();
-    auto out = detail::canary_outputs(*encoder, texts);
-    if (out && given) reference = *out;
-    return out;
+    record.canary_against = current != nullptr ? current->decision.effective : "";
+    if (current == nullptr) return std::vector<float>();
+    return detail::canary_outputs(*current->encoder, texts);
+}
+
+// A folder of another model may be sound in itself. The first that serves says what they all are.
+BITMILL_INLINE result<void> model_loader::content::check_shape(const detail::level_source& source,
+                                                               const text_encoder& encoder) {
+    const auto& facts = encoder.model().facts();
+    const model_shape its{facts.embedding_size, facts.labels};
+    if (!shape) shape = its;
+    if (its == *shape) return {};
+    return error{.code = error_code::bad_input,
+                 .message = "is of another model: it has vectors of " + std::to_string(its.embedding_size) +
+                            " and " + std::to_string(its.labels) +
+                            " labels, the level that served first of " +
+                            std::to_string(shape->embedding_size) + " and " + std::to_string(shape->labels),
+                 .file = source.path};
 }
 
 BITMILL_INLINE result<void> model_loader::content::prove(const detail::level_source& source,
@@ -222,9 +281,10 @@ BITMILL_INLINE result<void> model_loader::content::prove(const detail::level_sou
     const auto refuse = [&](const std::string& why) {
         return error{.code = error_code::refused, .message = "the canary: " + why, .file = source.path};
     };
-    auto expected = *stored && !(*stored)->reference.empty()
-                        ? result<std::vector<float>>((*stored)->reference)
-                        : reference_of(texts, current);
+    const bool written = *stored && !(*stored)->reference.empty();
+    auto expected =
+        written ? result<std::vector<float>>((*stored)->reference) : reference_of(texts, current, record);
+    if (written) record.canary_against = detail::canary_name;
     if (!expected) return expected.error();
     const auto outputs = detail::canary_outputs(encoder, texts);
     record.canary_ms = detail::milliseconds_since(begin);
@@ -232,13 +292,13 @@ BITMILL_INLINE result<void> model_loader::content::prove(const detail::level_sou
     if (!detail::all_finite(*outputs)) return refuse("its output holds NaN or infinity");
     if (expected->empty()) return {};
     if (expected->size() != outputs->size())
-        return refuse("canary.json holds " + std::to_string(expected->size()) + " outputs, the level gives " +
-                      std::to_string(outputs->size()));
+        return refuse(record.canary_against + " has " + std::to_string(expected->size()) +
+                      " outputs for it, the level gives " + std::to_string(outputs->size()));
     record.canary_cosine = detail::cosine_of(*expected, *outputs);
     const double least = *stored ? (*stored)->cosine : options.canary_cosine;
     if (*record.canary_cosine >= least) return {};
-    return refuse("cosine " + std::to_string(*record.canary_cosine) + " to the original, and " +
-                  std::to_string(least) + " was asked for");
+    return refuse("cosine " + std::to_string(*record.canary_cosine) + " to " + record.canary_against +
+                  ", and " + std::to_string(least) + " was asked for");
 }
 
 BITMILL_INLINE result<std::shared_ptr<const text_encoder>> model_loader::content::take(
@@ -246,6 +306,7 @@ BITMILL_INLINE result<std::shared_ptr<const text_encoder>> model_loader::content
     const auto& source = *sources.get(level);
     auto encoder = load(source, current, record);
     if (!encoder) return encoder;
+    if (auto same = check_shape(source, **encoder); !same) return same.error();
     if (auto sound = prove(source, **encoder, current, record); !sound) return sound.error();
     const double all = record.load_ms + record.canary_ms;
     const auto most = options.switch_timeout.count();
@@ -264,14 +325,18 @@ BITMILL_INLINE result<std::shared_ptr<const model_loader::content::serving>> mod
     switch_record record;
     record.from = from;
     std::optional<error> first;
-    for (;;) {
-        auto decided = resolve(requested, stand_ins(current), options.capability, options.allow_fallback);
+    for (std::vector<std::string> tried;;) {
+        auto available = stand_ins(current);
+        std::erase_if(available, [&](const auto& level) {
+            return std::find(tried.begin(), tried.end(), level) != tried.end();
+        });
+        auto decided = resolve(requested, available, options.capability, options.allow_fallback);
         const auto fault = faults.find(requested);
         record.fault = fault != faults.end() && fault->second.stands;
         if (!decided) {
             error what = first ? *first : decided.error();
             if (what.file.empty()) what.file = path;
-            record.decision = {requested, current != nullptr ? current->decision.effective : "", what.text()};
+            record.decision = {requested, from, what.text()};  // what served goes on
             finish(nullptr, current, std::move(record));
             return what;
         }
@@ -284,13 +349,17 @@ BITMILL_INLINE result<std::shared_ptr<const model_loader::content::serving>> mod
                 detail::guard(path, [&] { return take(decided->effective, requested, current, record); });
             if (!encoder) {
                 note_fault(decided->effective, encoder.error());
+                tried.push_back(decided->effective);
                 if (!first) first = encoder.error();
                 continue;
             }
             next = std::make_shared<const serving>(
                 serving{std::move(*encoder), *decided, sources.get(decided->effective)});
         }
-        if (decided->effective == requested) faults.erase(requested);
+        if (const auto found = faults.find(decided->effective); found != faults.end()) {
+            found->second.stands = false;
+            found->second.served = detail::steady::now();
+        }
         record.decision = std::move(*decided);
         finish(next, current, std::move(record));
         return next;
@@ -305,11 +374,11 @@ BITMILL_INLINE void model_loader::content::finish(std::shared_ptr<const serving>
     const auto& decision = record.decision;
     const auto& served = next ? next->encoder : current != nullptr ? current->encoder : nullptr;
     if (served) record.weight_bytes = served->model().facts().weight_bytes;
+    const bool none = decision.effective.empty() || decision.effective == decision.requested;
     if (!decision.reason.empty())
-        log(log_level::warning,
-            "level " + decision.requested + " does not serve, " +
-                (decision.effective.empty() ? "and none does" : decision.effective + " does") + ": " +
-                decision.reason);
+        log(log_level::warning, "level " + decision.requested + " does not serve, " +
+                                    (none ? "and none stands in for it" : decision.effective + " does") +
+                                    ": " + decision.reason);
     else
         log(log_level::info, "level " + decision.effective + " serves");
     std::shared_ptr<const serving> old;
@@ -340,6 +409,12 @@ BITMILL_INLINE result<model_loader> model_loader::open(const std::string& path,
         if (!sources) return sources.error();
         if (level.empty()) level = sources->levels().front();
         auto made = std::make_unique<content>(path, options, std::move(*sources));
+        const auto& given = options.quantized;
+        if (const auto& all = made->sources.levels();
+            !given.empty() && std::none_of(all.begin(), all.end(), [&](const auto& one) {
+                return made->sources.get(one)->path == given;
+            }))
+            made->log(log_level::warning, given + " is not used: its level is there without it");
         if (auto served = made->settle(level, "", nullptr); !served) return served.error();
         return model_loader(std::move(made));
     });
@@ -416,6 +491,7 @@ BITMILL_INLINE std::string model_loader::json(int indent) const {
              {"load_ms", one.load_ms},
              {"canary_ms", one.canary_ms},
              {"canary_cosine", one.canary_cosine ? ordered_json(*one.canary_cosine) : ordered_json()},
+             {"canary_against", one.canary_against},
              {"weight_bytes", one.weight_bytes}}));
     const auto size = get_model_size_info();
     ordered_json sizes;
@@ -471,7 +547,10 @@ BITMILL_INLINE result<void> model_loader::store_canary(const std::string& level,
         if (texts.empty()) return refuse("a canary has a text or more");
         const std::lock_guard lock(it.switching);
         detail::canary made{{texts.begin(), texts.end()}, it.options.canary_cosine, {}};
-        auto outputs = it.reference_of(made.texts, it.get().get());
+        const auto original = it.original_of(it.get().get());
+        if (!original) return original.error();
+        if (*original == nullptr) return refuse("has no original to say what is right");
+        auto outputs = detail::canary_outputs(**original, made.texts);
         if (!outputs) return outputs.error();
         made.reference = std::move(*outputs);
         const std::string text = detail::canary_text(made);

@@ -25,10 +25,6 @@ struct canary {
     std::vector<float> reference;  // what the original makes of them; empty: not known yet
 };
 
-inline bool all_finite(std::span<const float> values) {
-    return std::all_of(values.begin(), values.end(), [](float one) { return std::isfinite(one); });
-}
-
 // Of all texts one after the other: logits where the model has a head, which may end in a single number each, else
 // embeddings.
 inline result<std::vector<float>> canary_outputs(const text_encoder& model,
@@ -69,6 +65,7 @@ inline result<std::optional<canary>> read_canary(const std::string& folder, doub
     if (const auto least = file->find("cosine"); least != file->end()) {
         if (!least->is_number()) return refuse("cosine must be a number");
         out.cosine = least->get<double>();
+        if (!(std::abs(out.cosine) <= 1)) return refuse("cosine must be from -1 to 1");
     }
     if (const auto outputs = file->find("outputs"); outputs != file->end()) {
         if (!outputs->is_array()) return refuse("outputs must be a list of numbers");

@@ -35,8 +35,10 @@ private:
 
 // The host's, or pages.
 inline memory_source weight_memory(memory_source host) noexcept {
-    static page_memory pages;
-    return host != nullptr ? host : &pages;
+    // Never destroyed: what a host holds until its end is freed behind it.
+    alignas(page_memory) static std::byte room[sizeof(page_memory)];
+    static page_memory* const pages = new (room) page_memory;
+    return host != nullptr ? host : pages;
 }
 
 }  // namespace bitmill::detail

@@ -112,6 +112,8 @@ BITMILL_INLINE metric_difference paired_difference(std::span<const double> origi
     metric_difference out;
     out.n = std::min(original.size(), quantized.size());
     if (out.n == 0) return out;
+    original = original.first(out.n);
+    quantized = quantized.first(out.n);
     const auto n = static_cast<double>(out.n);
     out.original = std::accumulate(original.begin(), original.end(), 0.0) / n;
     out.quantized = std::accumulate(quantized.begin(), quantized.end(), 0.0) / n;

@@ -28,13 +28,14 @@ struct loader_options {
     std::vector<std::string> capability = {};  // the levels that may be run; empty: all
     // Texts on which a level proves itself before it serves: the cosine of all its outputs to those of the original (of
     // a model without one: to those of the level that serves) must not lie below canary_cosine. Empty: what canary.json
-    // in the level's folder says, if there is one.
+    // in the level's folder says, if there is one. The original is opened for it, once, where the file does not hold what
+    // it gives: for that time three models are in memory.
     std::vector<std::string> canary = {};
-    double canary_cosine = 0.9;
-    bool check_hashes = false;  // of a level whose folder has a manifest.json, before it serves
+    double canary_cosine = 0.9;  // -1 to 1
+    bool check_hashes = false;   // of a level whose folder has a manifest.json, before it serves
     std::chrono::milliseconds switch_timeout{0};  // a switch that took longer is taken back; 0: none
-    // After a fault a level is tried again with the first request behind this time, doubled with every fault up to 64
-    // times; 0: only when it is asked for.
+    // After a fault a level is tried again with the first request behind this time (a year at most), twice as late with
+    // every fault up to 64 times; 0: only when it is asked for.
     std::chrono::milliseconds retry_after{60000};
     // One line of UTF-8 for each fault (warning) and each switch (info); from the calling thread, one call at a time. It
     // must not switch levels itself.
@@ -52,7 +53,8 @@ struct switch_record {
     double load_ms = 0;        // hashes included
     double canary_ms = 0;
     std::optional<double> canary_cosine = std::nullopt;
-    std::uint64_t weight_bytes = 0;  // of memory, of the level that serves now
+    std::string canary_against = {};  // what it was compared with: original, another level, canary.json
+    std::uint64_t weight_bytes = 0;   // of memory, of the level that serves now
 };
 
 struct model_size_info {
