@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -60,34 +61,28 @@ public:
             const auto one = found->second;
             changed_.wait(lock, [&] { return !one->loading; });
             if (one->failure) return *one->failure;
-            if (one->model == nullptr) continue;  // evicted before this thread woke up
-            ++one->access_count;
-            one->used = ++clock_;
-            return one->model;
+            if (one->held == nullptr) continue;  // evicted before this thread woke up
+            return use(*one);
         }
         if (auto room = make_room(bytes); !room) return room.error();
         const auto mine = std::make_shared<slot>();
         mine->bytes = bytes;
         slots_.emplace(name, mine);
         lock.unlock();
-        auto made = call(open);
+        auto made = call(name, bytes, open);
         lock.lock();
         mine->loading = false;
         changed_.notify_all();
-        if (made && made->bytes > bytes)
-            made = error{.code = error_code::out_of_memory,
-                         .message = "model '" + name + "' takes " + std::to_string(made->bytes) +
-                                    " bytes, and was to take " + std::to_string(bytes)};
         if (!made) {
-            mine->failure = made.error();
-            drop(name, mine);
-            return made.error();
+            mine->failure.emplace(std::move(made).error());
+            slots_.erase(name);
+            return *mine->failure;
         }
-        mine->bytes = made->bytes;
-        mine->model = made->model;
-        ++mine->access_count;
-        mine->used = ++clock_;
-        return std::move(made->model);
+        mine->held = std::move(*made);
+        mine->bytes = mine->held->bytes;
+        *resident_ += mine->bytes;
+        mine->held->resident = resident_;
+        return use(*mine);
     }
 
     // A pinned model is not evicted, and stays through clear(). False where it is not there.
@@ -103,13 +98,13 @@ public:
         const std::lock_guard lock(mutex_);
         const auto found = slots_.find(name);
         if (found == slots_.end() || found->second->loading) return false;
-        leave(found);
+        slots_.erase(found);
         return true;
     }
     void clear() {
         const std::lock_guard lock(mutex_);
         for (auto at = slots_.begin(); at != slots_.end();)
-            at = at->second->pinned || at->second->loading ? std::next(at) : leave(at);
+            at = at->second->pinned || at->second->loading ? std::next(at) : slots_.erase(at);
     }
     // Less than before evicts what it can.
     void set_max_bytes(std::uint64_t max_bytes) {
@@ -125,16 +120,29 @@ public:
         std::vector<std::pair<std::uint64_t, cached_model>> all;
         for (const auto& [name, one] : slots_)
             all.emplace_back(one->used, cached_model{name, one->bytes, one->access_count, one->pinned,
-                                                     one->loading, one->model.use_count() > 1});
+                                                     one->loading, one->held.use_count() > 1});
         std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
         for (auto& [used, one] : all) out.models.push_back(std::move(one));
         return out;
     }
 
 private:
+    // Its bytes count until the model is gone: a shared_ptr is empty before that, and others would take its room.
+    struct holder {
+        handle model;
+        std::uint64_t bytes;
+        std::shared_ptr<std::atomic<std::uint64_t>> resident = nullptr;  // once it counts
+        holder(handle what, std::uint64_t size) : model(std::move(what)), bytes(size) {}
+        holder(const holder&) = delete;
+        holder& operator=(const holder&) = delete;
+        ~holder() {
+            model.reset();
+            if (resident) *resident -= bytes;
+        }
+    };
     struct slot {
-        handle model = nullptr;
-        std::uint64_t bytes = 0;
+        std::shared_ptr<holder> held = nullptr;
+        std::uint64_t bytes = 0;  // while it is opened those that were announced
         std::uint64_t access_count = 0;
         std::uint64_t used = 0;
         bool pinned = false;
@@ -142,16 +150,25 @@ private:
         std::optional<error> failure = std::nullopt;
     };
     using slots = std::map<std::string, std::shared_ptr<slot>>;
-    struct leaving {
-        std::weak_ptr<const Model> model;
-        std::uint64_t bytes;
-    };
 
-    // What is thrown must not leave a slot that loads for ever.
+    handle use(slot& one) {
+        ++one.access_count;
+        one.used = ++clock_;
+        return handle(one.held, one.held->model.get());
+    }
+
+    // What is thrown must not leave a slot that is opened for ever.
     template <class Open>
-    static result<opened> call(const Open& open) {
+    static result<std::shared_ptr<holder>> call(const std::string& name, std::uint64_t bytes,
+                                                const Open& open) {
         try {
-            return open();
+            auto made = open();
+            if (!made) return made.error();
+            if (made->bytes > bytes)
+                return error{.code = error_code::out_of_memory,
+                             .message = "model '" + name + "' takes " + std::to_string(made->bytes) +
+                                        " bytes, and was to take " + std::to_string(bytes)};
+            return std::make_shared<holder>(std::move(made->model), made->bytes);
         } catch (const exception& failure) {
             return failure.error();
         } catch (const std::bad_alloc&) {
@@ -160,15 +177,14 @@ private:
     }
 
     [[nodiscard]] std::uint64_t current_bytes() const {
-        std::uint64_t sum = 0;
-        for (const auto& [name, one] : slots_) sum += one->bytes;
-        for (const auto& one : leaving_) sum += one.model.expired() ? 0 : one.bytes;
+        std::uint64_t sum = *resident_;
+        for (const auto& [name, one] : slots_) sum += one->loading ? one->bytes : 0;
         return sum;
     }
 
     // Only the cache holds it, and under the lock nobody can take it.
     [[nodiscard]] static bool may_go(const slot& one) {
-        return !one.pinned && !one.loading && one.model.use_count() == 1;
+        return !one.pinned && !one.loading && one.held.use_count() == 1;
     }
 
     // Freed under the lock, so that nobody takes its room before.
@@ -178,17 +194,15 @@ private:
             if (may_go(*at->second) && (oldest == slots_.end() || at->second->used < oldest->second->used))
                 oldest = at;
         if (oldest == slots_.end()) return false;
-        oldest->second->model.reset();
+        oldest->second->held.reset();
         slots_.erase(oldest);
         ++evictions_;
         return true;
     }
 
     result<void> make_room(std::uint64_t bytes) {
-        std::erase_if(leaving_, [](const auto& one) { return one.model.expired(); });
-        std::uint64_t held = 0;
-        for (const auto& [name, one] : slots_) held += may_go(*one) ? 0 : one->bytes;
-        for (const auto& one : leaving_) held += one.bytes;
+        std::uint64_t held = current_bytes();
+        for (const auto& [name, one] : slots_) held -= may_go(*one) ? one->bytes : 0;
         if (bytes > max_bytes_ || held > max_bytes_ - bytes)
             return error{.code = error_code::out_of_memory,
                          .message = "a model of " + std::to_string(bytes) +
@@ -200,23 +214,13 @@ private:
         return {};
     }
 
-    typename slots::iterator leave(typename slots::iterator at) {
-        const slot& one = *at->second;
-        if (one.model.use_count() > 1) leaving_.push_back({one.model, one.bytes});
-        return slots_.erase(at);
-    }
-    void drop(const std::string& name, const std::shared_ptr<slot>& mine) {
-        if (const auto found = slots_.find(name); found != slots_.end() && found->second == mine)
-            slots_.erase(found);
-    }
-
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     std::uint64_t max_bytes_;
     std::uint64_t clock_ = 0;
     std::uint64_t evictions_ = 0;
+    std::shared_ptr<std::atomic<std::uint64_t>> resident_ = std::make_shared<std::atomic<std::uint64_t>>(0);
     slots slots_;
-    std::vector<leaving> leaving_;
 };
 
 }  // namespace bitmill
