@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -173,6 +174,8 @@ private:
             return failure.error();
         } catch (const std::bad_alloc&) {
             return error{.code = error_code::out_of_memory, .message = "out of memory"};
+        } catch (const std::exception& failure) {
+            return error{.code = error_code::bad_input, .message = failure.what()};
         }
     }
 
