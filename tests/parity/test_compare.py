@@ -191,7 +191,7 @@ def test_levels_of_one_folder_and_no_data(bitmill, minilm, milled):
         (["--pairs", "none.jsonl"], 4, ["none.jsonl"]),
         (["--pairs", "BAD"], 3, ["bad.jsonl: at byte 32: line 2: a pair is"]),
         (["--tasks", "BAD"], 3, ["bad.jsonl: at byte 0: line 1: a task is"]),
-        (["--html", "no-folder/x.html", "--rounds", "1"], 4, ["no-folder"]),
+        (["--pairs", ""], 2, ["--pairs", "is empty"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -202,3 +202,8 @@ def test_refusals(args, code, words, bitmill, minilm, tmp_path):
     done = bitmill("compare", minilm, minilm, *args, code=code, cwd=tmp_path)
     assert all(word in done.err for word in words), done
     assert not done.out
+
+
+def test_a_page_that_cannot_be_written_costs_no_results(bitmill, minilm, tmp_path):
+    done = bitmill("compare", minilm, minilm, "--rounds", "1", "--html", "no-folder/x.html", code=4, cwd=tmp_path)
+    assert "no-folder" in done.err and "tokens a second" in done.out
