@@ -126,8 +126,9 @@ TEST_CASE("loader: what is wrong is refused") {
         CAPTURE(h.error.message);
         CHECK(std::string(h.error.message).find(part) != std::string::npos);
     };
+    bitmill_model_loader_destroy(h.loader);  // opening begins with NULL
     refused(bitmill_model_loader_open(nullptr, nullptr, &h.loader, e), "path is NULL");
-    h.loader = nullptr;
+    CHECK(h.loader == nullptr);
     refused(bitmill_model_loader_open("x", nullptr, nullptr, e), "loader is NULL");
     refused(bitmill_model_loader_use_level(nullptr, "int8", nullptr, e), "loader is NULL");
     refused(bitmill_model_loader_json(nullptr, nullptr, 0, nullptr, e), "loader is NULL");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <deque>
 #include <map>
@@ -33,6 +34,8 @@ struct model_loader::content {
         std::shared_ptr<const text_encoder> encoder;
         level_decision decision;
         const detail::level_source* source;
+        // It has given an answer that was sound.
+        std::shared_ptr<std::atomic<bool>> proven = std::make_shared<std::atomic<bool>>(false);
     };
     struct failure {
         std::string why;
@@ -82,7 +85,7 @@ struct model_loader::content {
 
     // All below hold `switching`.
     [[nodiscard]] std::vector<std::string> stand_ins(const serving* current) const;
-    void note_fault(const std::string& level, const error& what);
+    void note_fault(const std::string& level, const error& what, bool proven);
     result<std::shared_ptr<const text_encoder>> load(const detail::level_source& source,
                                                      const serving* current, switch_record& record) const;
     result<void> prove(const detail::level_source& source, const text_encoder& encoder,
@@ -128,7 +131,7 @@ struct model_loader::content {
         if (const auto found = faults.find(level);
             found != faults.end() && found->second.stands && detail::steady::now() < found->second.again)
             return what;
-        note_fault(level, what);
+        note_fault(level, what, *failed->proven);
         return settle(failed->decision.requested, failed->decision.effective, nullptr);
     }
 
@@ -148,9 +151,10 @@ struct model_loader::content {
             error what;
             if (!out)
                 what = out.error();
-            else if (current->decision.effective == "original" || sound(out))
+            else if (current->decision.effective == "original" || sound(out)) {
+                current->proven->store(true, std::memory_order_relaxed);
                 return out;
-            else
+            } else
                 what = error{.code = error_code::bad_input,
                              .message = "its output holds NaN or infinity",
                              .file = current->source->path};
@@ -178,13 +182,14 @@ BITMILL_INLINE std::vector<std::string> model_loader::content::stand_ins(const s
     return out;
 }
 
-BITMILL_INLINE void model_loader::content::note_fault(const std::string& level, const error& what) {
+BITMILL_INLINE void model_loader::content::note_fault(const std::string& level, const error& what,
+                                                      bool proven) {
     auto& it = faults[level];
     const auto time = detail::steady::now();
     // A year is long enough, and 64 of them are a time that the clock can name.
     const auto after = std::min(options.retry_after, std::chrono::milliseconds(std::chrono::hours(24 * 365)));
-    // One that served for long enough begins anew; one that is loaded and gives NaN at once does not.
-    if (it.served && time - *it.served > after) it.count = 0;
+    // One that served well for long enough begins anew; one that is loaded and gives NaN does not.
+    if (proven && it.served && time - *it.served > after) it.count = 0;
     it.served.reset();
     it.why = what.text();
     it.stands = true;
@@ -348,7 +353,7 @@ BITMILL_INLINE result<std::shared_ptr<const model_loader::content::serving>> mod
             auto encoder =
                 detail::guard(path, [&] { return take(decided->effective, requested, current, record); });
             if (!encoder) {
-                note_fault(decided->effective, encoder.error());
+                note_fault(decided->effective, encoder.error(), false);
                 tried.push_back(decided->effective);
                 if (!first) first = encoder.error();
                 continue;
