@@ -27,8 +27,8 @@
 #include <bitmill/detail/options-inl.hpp>
 #include <bitmill/detail/pickle_model-inl.hpp>
 #include <bitmill/detail/plan-inl.hpp>
-#include <bitmill/detail/ranking-inl.hpp>
 #include <bitmill/detail/policy-inl.hpp>
+#include <bitmill/detail/ranking-inl.hpp>
 #include <bitmill/detail/report-inl.hpp>
 #include <bitmill/detail/safetensors-inl.hpp>
 #include <bitmill/detail/sha256-inl.hpp>
