@@ -179,7 +179,9 @@ TEST_CASE("a level that loads and gives NaN is tried later and later") {
     auto loader = model_loader::open(at_hand.path, options).value();
     const auto expected = alone(at_hand.path, "original");
     const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(1500);
-    while (std::chrono::steady_clock::now() < end) CHECK(vectors_of(loader) == expected);
+    // A few calls on the slowest machine, too.
+    for (int i = 0; i < 3 || std::chrono::steady_clock::now() < end; ++i)
+        CHECK(vectors_of(loader) == expected);
     // 20, 40, 80 ... 1280 ms: seven times at most, and the first.
     CHECK(said.warnings.size() >= 2);
     CHECK(said.warnings.size() <= 8);

@@ -29,14 +29,23 @@ def variants(source, bitmill, tmp_path_factory):
     return {scheme: tree_hashes(base / scheme) for scheme in ("int8", "int4")}
 
 
-def kill_after(command, seconds):
-    """Kills one run; True where it had not finished by itself."""
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        child.wait(seconds)
-    except subprocess.TimeoutExpired:
-        child.send_signal(signal.SIGKILL)
-    return child.wait() != 0
+class Killer:
+    """Kills runs at instants that spread evenly over what a run takes: as long as the last one that ended by itself,
+    since a machine that builds something beside the test is slow at one time and fast at another."""
+
+    def __init__(self, seed, usual):
+        self.dice, self.usual = random.Random(seed), usual
+
+    def __call__(self, command):
+        """True where the run had not finished by itself."""
+        start = time.monotonic()
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            child.wait(self.dice.uniform(0, 1.1 * self.usual))
+            self.usual = time.monotonic() - start
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+        return child.wait() != 0
 
 
 def duration(command):
@@ -46,18 +55,18 @@ def duration(command):
 
 
 def test_two_hundred_kills(source, variants, bitmill_path, tmp_path):
-    out, dice = tmp_path / "out", random.Random(5)
+    out = tmp_path / "out"
 
     def command(scheme):
         options = ["--to", scheme, "--method", "absmax", "--force"]
         return [bitmill_path, "quantize", str(source), "-o", str(out), *options]
 
     subprocess.run(command("int8"), check=True, capture_output=True)
-    usual = max(duration(command("int4")), duration(command("int8")))
+    kill = Killer(5, max(duration(command("int4")), duration(command("int8"))))
     killed, replaced, current = 0, 0, "int8"
     for _ in range(KILLS):
         wanted = "int4" if current == "int8" else "int8"
-        killed += kill_after(command(wanted), dice.uniform(0, 1.1 * usual))
+        killed += kill(command(wanted))
         found = without_marker(tree_hashes(out))
         current = next((scheme for scheme, hashes in variants.items() if hashes == found), None)
         assert current, f"torn: {sorted(found)}"
@@ -71,13 +80,13 @@ def test_two_hundred_kills(source, variants, bitmill_path, tmp_path):
 
 
 def test_kills_where_nothing_was_there(source, variants, bitmill_path, tmp_path):
-    out, dice = tmp_path / "out", random.Random(6)
+    out = tmp_path / "out"
     command = [bitmill_path, "quantize", str(source), "-o", str(out), "--to", "int8", "--method", "absmax"]
-    usual = duration(command)
+    kill = Killer(6, duration(command))
     shutil.rmtree(out)
     absent = 0
     for _ in range(40):
-        kill_after(command, dice.uniform(0, 1.1 * usual))
+        kill(command)
         if out.exists():
             assert without_marker(tree_hashes(out)) == variants["int8"]
             shutil.rmtree(out)
@@ -93,16 +102,16 @@ def test_two_hundred_kills_and_the_same_command_again(options, bitmill, bitmill_
     """The bytes of an undisturbed run. (tests/mill and test_io_faults.py kill at each tile and call.)"""
     folder = memory_folder / f"again-{options[1]}"
     source = write_large(folder / "source", 16, rows=512, columns=1024, shards=4)
-    out, dice = folder / "out", random.Random(7)
+    out = folder / "out"
     command = ["quantize", source, "-o", out, *options, "--journal-bytes", "1M"]
     bitmill(*command)
     whole = tree_hashes(out)
     shutil.rmtree(out)
-    usual = duration([bitmill_path, *map(str, command)])
+    kill = Killer(7, duration([bitmill_path, *map(str, command)]))
     shutil.rmtree(out)
     killed, resumed = 0, 0
     for _ in range(KILLS):
-        killed += kill_after([bitmill_path, *map(str, command)], dice.uniform(0, 1.1 * usual))
+        killed += kill([bitmill_path, *map(str, command)])
         again = bitmill(*command, "--force")
         resumed += "  resumed: " in again.out
         assert tree_hashes(out) == whole and leftovers(folder, "source", "out") == []

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <optional>
@@ -16,21 +15,18 @@
 #include <utility>
 #include <vector>
 
-#include <unistd.h>
-
 #include <bitmill/core/fp_environment.hpp>
 #include <bitmill/detail/cosine-inl.hpp>
 #include <bitmill/eval/compare.hpp>
+#include <bitmill/model/system_memory.hpp>
 #include <bitmill/model/text_encoder.hpp>
 
 namespace bitmill::detail {
 
 // What this process has in memory now; 0 where the system does not say.
 [[nodiscard]] inline std::uint64_t resident_bytes() {
-    std::ifstream file("/proc/self/statm");
-    std::uint64_t whole = 0, resident = 0;
-    if (!(file >> whole >> resident)) return 0;
-    return resident * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+    const auto now = read_system_memory();
+    return now ? now->process_bytes : 0;
 }
 
 template <class Body>

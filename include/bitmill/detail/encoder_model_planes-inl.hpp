@@ -1,7 +1,6 @@
 // An open model of two planes at its other level.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,27 +31,37 @@ inline std::vector<named_layer> layers_of(encoder& body, std::optional<classific
     return out;
 }
 
-// Each layer is one task. Returns how many planes there were.
+// Each layer is one task; all share one block of memory. Returns how many planes there were.
 inline result<std::size_t> add_residuals(const std::vector<named_layer>& layers, const model_weights& weights,
                                          thread_team& team) {
+    struct plane {
+        linear* layer;
+        const stored_tensor* tensor;
+        std::size_t offset;
+    };
+    std::vector<plane> planes;
+    std::size_t bytes = 0;
+    for (const auto& [layer, name] : layers) {
+        const auto t = weights.get(*name + ".weight", {layer->out(), layer->in()});
+        if (!t) return t.error();
+        if (!(*t)->scheme || !(*t)->scheme->planes) continue;
+        planes.push_back({layer, *t, bytes});
+        bytes += layer->panel_bytes();
+    }
+    const auto block = std::make_shared<const weight_block>(bytes, weights.memory());
     first_error failed;
-    std::atomic<std::size_t> added{0};
-    team.run(layers.size(), [&](std::size_t i) {
-        const auto& [layer, name] = layers[i];
+    team.run(planes.size(), [&](std::size_t i) {
+        const auto& [layer, tensor, offset] = planes[i];
         auto done = guard(weights.model().root(), [&]() -> result<void> {
-            const auto t = weights.get(*name + ".weight", {layer->out(), layer->in()});
-            if (!t) return t.error();
-            if (!(*t)->scheme || !(*t)->scheme->planes) return {};
-            ++added;
-            return layer->add_rest(*(*t)->scheme,
-                                   [&](std::uint64_t offset, std::size_t bytes, std::byte* dst) {
-                                       return weights.read_residual(**t, offset, bytes, dst);
-                                   });
+            const auto read = [&](std::uint64_t from, std::size_t count, std::byte* dst) {
+                return weights.read_residual(*tensor, from, count, dst);
+            };
+            return layer->add_rest(*tensor->scheme, read, {block, block->data() + offset});
         });
         if (!done) failed.set(i, std::move(done).error());
     });
     if (auto done = failed.take(); !done) return done.error();
-    return added.load();
+    return planes.size();
 }
 
 inline std::uint64_t bytes_of(const std::vector<named_layer>& layers) {

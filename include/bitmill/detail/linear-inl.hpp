@@ -156,35 +156,73 @@ inline void clear_last_panel(std::uint8_t* panels, std::size_t bytes, std::size_
     if (rows % 16 != 0) std::memset(panels + bytes - panel, 0, panel);
 }
 
-// What lies [k / 8][8 codes in 4 bytes], the low half of a byte first, as put_column puts it: code i and code i + 4 of
-// eight share a byte. Eight codes at once, since a switch of planes waits for it.
-inline void put_nibbles(const std::uint8_t* src, std::size_t cols, std::size_t column, std::uint8_t* panel) {
-    const auto spread = [](std::uint32_t two_bytes) {
-        const std::uint32_t apart = (two_bytes | two_bytes << 8) & 0x00ff00ffu;
-        return (apart | apart << 4) & 0x0f0f0f0fu;
+using four_words = std::uint32_t __attribute__((vector_size(16)));
+
+// Bytes [0, bytes) of 16 rows, bytes a multiple of 16: of each row four bytes at a time, changed by `change`, in the
+// lines of a panel. Squares of 4 x 4 words, so that a line is written whole: a switch of planes waits for it.
+template <class Change>
+void put_squares(const std::uint8_t* src, std::size_t row_bytes, std::size_t bytes, std::uint8_t* panel,
+                 const Change& change) {
+    const auto load = [&](const std::uint8_t* from) {
+        four_words out;
+        std::memcpy(&out, from, sizeof out);
+        return change(out);
     };
-    std::uint8_t* to = panel + 4 * column;
-    for (std::size_t k = 0; k < cols; k += 8, to += 64) {
-        std::uint32_t eight;
-        std::memcpy(&eight, src + k / 2, 4);
-        const std::uint32_t joined = spread(eight & 0xffff) | spread(eight >> 16) << 4;
-        std::memcpy(to, &joined, 4);
-    }
+    for (std::size_t at = 0; at < bytes; at += 16, panel += 4 * 64)
+        for (std::size_t row = 0; row < 16; row += 4) {
+            const std::uint8_t* from = src + row * row_bytes + at;
+            const four_words a = load(from), b = load(from + row_bytes), c = load(from + 2 * row_bytes),
+                             d = load(from + 3 * row_bytes);
+            const four_words low_ab = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+            const four_words low_cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+            const four_words high_ab = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+            const four_words high_cd = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+            const four_words lines[] = {__builtin_shufflevector(low_ab, low_cd, 0, 1, 4, 5),
+                                        __builtin_shufflevector(low_ab, low_cd, 2, 3, 6, 7),
+                                        __builtin_shufflevector(high_ab, high_cd, 0, 1, 4, 5),
+                                        __builtin_shufflevector(high_ab, high_cd, 2, 3, 6, 7)};
+            for (std::size_t i = 0; i < 4; ++i)
+                std::memcpy(panel + 64 * i + 4 * row, &lines[i], sizeof lines[i]);
+        }
 }
 
-// Rows [first, first + rows) of a weight, `src` being the first of them. Columns behind the last row are 0.
+// Eight codes of a row, the low half of a byte first, as put_column joins them: code i and code i + 4 share a byte.
+inline four_words join_nibbles(four_words eight) {
+    const auto spread = [](four_words two_bytes) {
+        const four_words apart = (two_bytes | two_bytes << 8) & 0x00ff00ffu;
+        return (apart | apart << 4) & 0x0f0f0f0fu;
+    };
+    return spread(eight & 0xffffu) | spread(eight >> 16) << 4;
+}
+
+// Rows [first, first + rows) of a weight, first a multiple of 16, `src` being the first of them. Columns behind the last
+// row are 0.
 inline void put_codes(const scheme& s, const std::byte* src, std::size_t first, std::size_t rows,
                       std::size_t cols, kernels::panel_type type, unsigned bits, std::uint8_t* dst) {
     row_of_codes codes(s, cols);
     const std::size_t panel = kernels::panel_bytes(type, cols);
-    const bool nibbles = bits == 4 && !facts(s.type).code_book && cols % 8 == 0;
-    for (std::size_t row = first; row < first + rows; ++row) {
-        std::uint8_t* const to = dst + row / 16 * panel;
-        if (nibbles)
-            put_nibbles(codes.bytes(src, row - first), cols, row % 16, to);
-        else
-            put_column(codes.read(src, row - first), kernels::padded_depth(cols), 8 / bits, bits, row % 16,
-                       to, panel);
+    const std::size_t each = 8 / bits;  // codes of a byte
+    const bool squares = bits == 8 || (bits == 4 && !facts(s.type).code_book);
+    for (std::size_t begin = 0; begin < rows; begin += 16) {
+        const std::size_t together = std::min<std::size_t>(rows - begin, 16);
+        std::uint8_t* to = dst + (first + begin) / 16 * panel;
+        std::size_t done = 0;  // columns
+        if (squares && together == 16) {
+            const std::uint8_t* from = codes.bytes(src, begin);
+            const std::size_t bytes = cols / each / 16 * 16;
+            if (bits == 4) {
+                put_squares(from, codes.row_bytes(), bytes, to, join_nibbles);
+            } else {
+                const std::uint32_t flip = s.offset_binary ? 0 : 0x80808080u;
+                put_squares(from, codes.row_bytes(), bytes, to, [=](four_words w) { return w ^ flip; });
+            }
+            done = bytes * each;
+        }
+        if (done == kernels::padded_depth(cols)) continue;
+        const std::size_t lines = done / (4 * each) * 64;
+        for (std::size_t row = 0; row < together; ++row)
+            put_column(codes.read(src, begin + row) + done, kernels::padded_depth(cols) - done, each, bits,
+                       row, to + lines, panel - lines);
     }
 }
 
@@ -239,7 +277,7 @@ BITMILL_INLINE result<linear> linear::pack(const linear_source& src, const float
     out.layout_.depth = src.cols;
     out.layout_.scale_group = *scale_group;
     out.layout_.run = detail::run_of(*scale_group);
-    auto made = std::make_shared<const lines>(
+    auto made = std::make_shared<const weight_block>(
         ceil_div(src.rows, 16) * kernels::panel_bytes(choice.type, src.cols), out.memory_);
     std::uint8_t* const codes = made->data();
     detail::clear_last_panel(codes, made->size(), src.rows);
@@ -273,15 +311,14 @@ BITMILL_INLINE result<linear> linear::pack(const linear_source& src, const float
     return out;
 }
 
-BITMILL_INLINE linear::lines::lines(std::size_t size, memory_source memory)
+BITMILL_INLINE weight_block::weight_block(std::size_t size, memory_source memory)
     : memory_(memory), size_(size), bytes_(memory->allocate(size + line)) {
     const auto address = reinterpret_cast<std::uintptr_t>(bytes_);
     data_ = static_cast<std::uint8_t*>(bytes_) + (line - address % line) % line;
 }
 
 BITMILL_INLINE std::size_t linear::bytes() const noexcept {
-    std::size_t sum = 0;
-    for (const auto* one : {&codes_, &rest_}) sum += *one ? (*one)->size() : 0;
+    std::size_t sum = panel_bytes() * (has_rest() ? 2 : 1);
     for (const auto* one : {&scales_, &zeros_, &bias_}) sum += *one ? (*one)->size() * sizeof(float) : 0;
     return sum;
 }
@@ -316,7 +353,8 @@ BITMILL_INLINE result<void> linear::add_rest(const std::byte* residual) {
     });
 }
 
-BITMILL_INLINE result<void> linear::add_rest(const scheme& both, const byte_reader& read) {
+BITMILL_INLINE result<void> linear::add_rest(const scheme& both, const byte_reader& read,
+                                             std::shared_ptr<std::uint8_t> room) {
     linear_source source;
     source.scheme = both;
     source.cols = in_;
@@ -330,17 +368,19 @@ BITMILL_INLINE result<void> linear::add_rest(const scheme& both, const byte_read
     constexpr std::size_t most_bytes = std::size_t{256} << 10;
     const std::size_t row_bytes = detail::row_of_codes(both, in_).row_bytes();
     const std::size_t together = std::max<std::size_t>(most_bytes / row_bytes / 16, 1) * 16;
-    const auto type = kernels::panel_type::u4;
-    auto made = std::make_shared<const lines>(ceil_div(out_, 16) * kernels::panel_bytes(type, in_), memory_);
-    detail::clear_last_panel(made->data(), made->size(), out_);
-    std::byte* const room = thread_team::scratch(std::min(together, out_) * row_bytes);
+    if (!room) {
+        const auto own = std::make_shared<const weight_block>(panel_bytes(), memory_);
+        room = std::shared_ptr<std::uint8_t>(own, own->data());
+    }
+    detail::clear_last_panel(room.get(), panel_bytes(), out_);
+    std::byte* const read_rows = thread_team::scratch(std::min(together, out_) * row_bytes);
     for (std::size_t row = 0; row < out_; row += together) {
         const std::size_t rows = std::min(together, out_ - row);
-        if (auto done = read(std::uint64_t{row} * row_bytes, rows * row_bytes, room); !done) return done;
-        detail::put_codes(both, room, row, rows, in_, type, 4, made->data());
+        if (auto done = read(std::uint64_t{row} * row_bytes, rows * row_bytes, read_rows); !done) return done;
+        detail::put_codes(both, read_rows, row, rows, in_, kernels::panel_type::u4, 4, room.get());
     }
     if (!has_rest()) scales_ = scaled(1.0f / 16);
-    rest_ = std::move(made);
+    rest_ = std::move(room);
     scheme_ = both;
     layout_.type = kernels::panel_type::planes;
     layout_.zero = 136;
@@ -350,7 +390,7 @@ BITMILL_INLINE result<void> linear::add_rest(const scheme& both, const byte_read
 BITMILL_INLINE kernels::panels linear::view() const noexcept {
     kernels::panels w = layout_;
     w.codes = codes_->data();
-    w.rest = has_rest() ? rest_->data() : nullptr;
+    w.rest = rest_.get();
     w.scales = scales_ ? scales_->data() : nullptr;
     w.zeros = zeros_ ? zeros_->data() : nullptr;
     w.book = layout_.type == kernels::panel_type::book ? &book_of(scheme_.type) : nullptr;

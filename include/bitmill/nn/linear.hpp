@@ -56,6 +56,24 @@ struct linear_options {
     std::size_t residual_stride = 0;  // elements; 0: out
 };
 
+// Memory for panels: a whole line of 64 bytes is where it begins. Not set.
+class weight_block {
+public:
+    weight_block(std::size_t size, memory_source memory);
+    weight_block(const weight_block&) = delete;
+    weight_block& operator=(const weight_block&) = delete;
+    ~weight_block() { memory_->deallocate(bytes_, size_ + line); }
+    [[nodiscard]] std::uint8_t* data() const noexcept { return data_; }
+    [[nodiscard]] std::size_t size() const noexcept { return size_; }
+
+private:
+    static constexpr std::size_t line = 64;
+    memory_source memory_;
+    std::size_t size_;
+    void* bytes_;
+    std::uint8_t* data_;
+};
+
 // Copies share their panels. run() is const and safe from many threads; dropping and adding the rest is not, and copies
 // of the layer do not see it.
 class linear {
@@ -79,9 +97,14 @@ public:
     // `residual` as in linear_source. Errors: invalid_argument where this layer has no base of two planes.
     [[nodiscard]] result<void> add_rest(const std::byte* residual);
     // The same for a layer of int4 that was packed as such and is the base of `both`; `read` puts bytes
-    // [offset, offset + bytes) of the residual at dst. What it refuses is the error, and nothing was added.
+    // [offset, offset + bytes) of the residual at dst. What it refuses is the error, and nothing was added. `room`, which
+    // the layer keeps: panel_bytes() at a multiple of 64, so that layers can share one block; null: memory of its own.
     using byte_reader = std::function<result<void>(std::uint64_t offset, std::size_t bytes, std::byte* dst)>;
-    [[nodiscard]] result<void> add_rest(const scheme& both, const byte_reader& read);
+    [[nodiscard]] result<void> add_rest(const scheme& both, const byte_reader& read,
+                                        std::shared_ptr<std::uint8_t> room = nullptr);
+    [[nodiscard]] std::size_t panel_bytes() const noexcept {
+        return codes_->size();
+    }  // of codes, or of the base
 
     // dst [rows, out] = activation(x * w^T + bias) + residual. dst_stride in elements, 0: out. dst may be the residual.
     void run(const float* x, std::size_t rows, std::size_t x_stride, float* dst, std::size_t dst_stride,
@@ -99,29 +122,12 @@ private:
     std::size_t out_ = 0;
     bitmill::scheme scheme_;
     kernels::panels layout_;  // pointers are set by view()
-    // Panels begin at a whole line of 64 bytes, which need not be the first byte.
-    class lines {
-    public:
-        lines(std::size_t size, memory_source memory);  // of bytes that are not set
-        lines(const lines&) = delete;
-        lines& operator=(const lines&) = delete;
-        ~lines() { memory_->deallocate(bytes_, size_ + line); }
-        [[nodiscard]] std::uint8_t* data() const noexcept { return data_; }
-        [[nodiscard]] std::size_t size() const noexcept { return size_; }
-
-    private:
-        static constexpr std::size_t line = 64;
-        memory_source memory_;
-        std::size_t size_;
-        void* bytes_;
-        std::uint8_t* data_;
-    };
     using floats = std::pmr::vector<float>;
     [[nodiscard]] std::shared_ptr<const floats> scaled(float factor) const;
 
     memory_source memory_;
-    std::shared_ptr<const lines> codes_;
-    std::shared_ptr<const lines> rest_;
+    std::shared_ptr<const weight_block> codes_;
+    std::shared_ptr<const std::uint8_t> rest_;  // as many bytes as codes_ has
     std::shared_ptr<const floats> scales_;
     std::shared_ptr<const floats> zeros_;
     std::shared_ptr<const floats> bias_;
