@@ -42,7 +42,7 @@ struct candidate {
     bool (*runs_here)();
 };
 
-#if defined(BITMILL_HAVE_AVX2)
+#if defined(BITMILL_HAVE_AVX2) || defined(BITMILL_HAVE_AVXVNNI)
 bool has_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
@@ -59,7 +59,7 @@ bool has_avxvnni() {
 }
 #endif
 
-#if defined(BITMILL_HAVE_AVX512BW)
+#if defined(BITMILL_HAVE_AVX512BW) || defined(BITMILL_HAVE_AVX512VNNI)
 bool has_avx512bw() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
