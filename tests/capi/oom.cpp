@@ -31,6 +31,7 @@ using bitmill::dtype;
 namespace {
 
 int failures = 0;
+std::string table;  // printed last: what is wrong comes first
 std::string where;  // scenario, mode and n, for complaints
 
 void complain(const std::string& what) {
@@ -111,12 +112,14 @@ void run(const scenario& one, failing_memory::source from, bool every) {
             where += ", then again";
             if (n % (4 * step) == 0) run_once(one, from, never, false, ignored);
         }
-        std::printf("%-40s %-10s %6ld allocations:", one.name.c_str(), forever ? "from n on" : "only the n",
-                    count);
+        std::array<char, 200> line{};
+        std::snprintf(line.data(), line.size(), "%-40s %-10s %6ld allocations:", one.name.c_str(),
+                      forever ? "from n on" : "only the n", count);
+        table += line.data();
         for (const auto& [status, times] : statuses)
-            std::printf(" %s %ld", status < 0 ? "(not reached)" : bitmill_status_text(status), times);
-        std::printf("\n");
-        std::fflush(stdout);
+            table += std::string(" ") + (status < 0 ? "(not reached)" : bitmill_status_text(status)) + " " +
+                     std::to_string(times);
+        table += "\n";
     }
 }
 
@@ -542,8 +545,8 @@ void check_large_buffers(models& m) {
         failing_memory::disarm();
         if (done != BITMILL_OK) complain(error.message);
         // A block of a JSON text, a chunk of 4096 elements and a report of two tensors are less.
-        std::printf("%-40s largest blocks: the host's %zu, others %zu\n", what.c_str(),
-                    failing_memory::largest_lent(), failing_memory::largest_block());
+        table += what + ", largest blocks: the host's " + std::to_string(failing_memory::largest_lent()) +
+                 ", others " + std::to_string(failing_memory::largest_block()) + "\n";
         if (failing_memory::largest_block() > 100 << 10) complain("a large block is not the host's");
         if (failing_memory::largest_lent() < 500 << 10) complain("the host's blocks are small");
     };
@@ -613,5 +616,6 @@ int main(int argc, char** argv) {
     put_file(m.path("encoder-int8/tokenizer.json"), letter_tokenizer(16));
     for (const bool own_memory : {false, true}) run_loader(m, own_memory, every);
     run_compare(m, every);
+    std::printf("%s", table.c_str());
     return failures == 0 ? 0 : 1;
 }
