@@ -21,6 +21,7 @@ class Bitmill(ConanFile):
     # isas: CMake's BITMILL_ISAS, for smaller binaries and quicker builds.
     options = {"shared": [True, False], "with_cli": [True, False], "isas": [None, "ANY"]}
     default_options = {"shared": False, "with_cli": False, "isas": None}
+    no_copy_source = True  # nothing is written beside the sources
     exports_sources = "CMakeLists.txt", "LICENSE", "capi/*", "cmake/*", "include/*", "src/*"
 
     def set_version(self):
