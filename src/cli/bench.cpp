@@ -28,10 +28,6 @@ struct length_range {
     std::uint32_t high = 0;
 };
 
-bitmill::error usage(std::string message) {
-    return {.code = bitmill::error_code::invalid_argument, .message = std::move(message)};
-}
-
 // "128" or "8:128".
 std::optional<length_range> range_from_text(const std::string& text) {
     length_range out;

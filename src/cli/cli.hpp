@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 
 #include <CLI/CLI.hpp>
 
@@ -33,6 +34,11 @@ void add_info(CLI::App& app, action& chosen);
 // 2 usage, 3 bad input, 4 I/O, 5 out of memory, 6 refused, 130 cancelled.
 int fail(const bitmill::error& what, bool json);
 [[nodiscard]] int exit_status(const bitmill::error& what);
+
+// What the user asked for makes no sense.
+[[nodiscard]] inline bitmill::error usage(std::string message) {
+    return {.code = bitmill::error_code::invalid_argument, .message = std::move(message)};
+}
 
 // Options that quantize and dequantize share.
 struct work_flags {

@@ -28,10 +28,6 @@ struct quantize_flags {
     bitmill::result<void> finish();
 };
 
-bitmill::error usage(std::string message) {
-    return {.code = bitmill::error_code::invalid_argument, .message = std::move(message)};
-}
-
 bitmill::result<void> quantize_flags::finish() {
     both = to == "both";
     if (!both) {

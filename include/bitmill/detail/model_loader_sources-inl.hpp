@@ -30,7 +30,8 @@ public:
         const bool is_folder = std::filesystem::is_directory(path, failed);
         const auto config = is_folder ? is_there(path + "/config.json") : result<bool>(true);
         if (!config) return config.error();
-        if (*config) out.add_folder(path, "original");
+        if (*config)
+            if (auto added = out.add_folder(path, "original"); !added) return added.error();
         if (is_folder)
             for (const auto level : model_levels) {
                 const std::string folder = path + "/" + std::string(level);
@@ -38,14 +39,15 @@ public:
                 if (level != model_levels[0] && there && *there)
                     out.add({std::string(level), folder, std::string(level)});
             }
-        if (!quantized.empty()) out.add_folder(quantized, "int8");
+        if (!quantized.empty())
+            if (auto added = out.add_folder(quantized, "int8"); !added) return added.error();
         const auto whole =
             std::filesystem::absolute(path + (is_folder ? "/" : ""), failed).lexically_normal();
         const auto beside = is_folder ? whole.parent_path() : whole;
         const std::string other =
             (beside.parent_path() / "quantized" / beside.filename()).lexically_normal().string();
         if (const auto there = is_there(other + (is_folder ? "/config.json" : "")); there && *there)
-            out.add_folder(other, "int8");
+            if (auto added = out.add_folder(other, "int8"); !added) return added.error();
         if (const auto* original = out.get("original")) out.add({"fp16", original->path, "fp16", true});
         if (out.sources_.empty())
             return error{.code = error_code::bad_input,
@@ -73,8 +75,8 @@ private:
         if (get(one.level) == nullptr) sources_.push_back(std::move(one));
     }
 
-    // The planes of a folder, or what it is.
-    void add_folder(const std::string& path, std::string_view otherwise) {
+    // The planes of a folder, or what it is. Errors: out_of_memory; what is wrong with the folder is told when it is opened.
+    result<void> add_folder(const std::string& path, std::string_view otherwise) {
         const auto model = checkpoint::open(path);
         const auto said = model ? quantization_of(*model) : result<quantization>(model.error());
         if (said && said->method == "bitmill")
@@ -83,6 +85,8 @@ private:
                     for (const auto level : model_levels)
                         if (is_text(one, level)) add({std::string(level), path, std::string(level)});
         const auto stored = model ? read_stored(*model) : result<stored_model>(model.error());
+        if (!said && said.error().code == error_code::out_of_memory) return said.error();
+        if (!stored && stored.error().code == error_code::out_of_memory) return stored.error();
         const std::string name = std::filesystem::path(path).filename().string();
         const bool named =
             std::find(std::begin(model_levels), std::end(model_levels), name) != std::end(model_levels);
@@ -91,6 +95,7 @@ private:
                                         : otherwise);
         if (std::none_of(sources_.begin(), sources_.end(), [&](const auto& one) { return one.path == path; }))
             add({level, path, level});
+        return {};
     }
 
     std::vector<level_source> sources_;
