@@ -102,9 +102,8 @@ public:
     using byte_reader = std::function<result<void>(std::uint64_t offset, std::size_t bytes, std::byte* dst)>;
     [[nodiscard]] result<void> add_rest(const scheme& both, const byte_reader& read,
                                         std::shared_ptr<std::uint8_t> room = nullptr);
-    [[nodiscard]] std::size_t panel_bytes() const noexcept {
-        return codes_->size();
-    }  // of codes, or of the base
+    // Of the codes, or of the base of two planes; 0 of a layer that was moved from.
+    [[nodiscard]] std::size_t panel_bytes() const noexcept { return codes_ ? codes_->size() : 0; }
 
     // dst [rows, out] = activation(x * w^T + bias) + residual. dst_stride in elements, 0: out. dst may be the residual.
     void run(const float* x, std::size_t rows, std::size_t x_stride, float* dst, std::size_t dst_stride,
