@@ -70,26 +70,6 @@ inline std::uint64_t bytes_of(const std::vector<named_layer>& layers) {
     return sum;
 }
 
-// The same files as `weights`, read at level int8: what they hold beside the base.
-inline result<std::unique_ptr<model_weights>> open_both_planes(const model_weights& weights) {
-    const std::string& root = weights.model().root();
-    auto level = level_finder(root, "int8").find();
-    if (!level) return level.error();
-    if (level->model.root() != root || level->stored.quant_method != "bitmill")
-        return error{.code = error_code::invalid_argument,
-                     .message = "its level int8 is no plane of the open model; open it anew",
-                     .file = root};
-    auto made =
-        std::make_unique<model_weights>(std::move(level->model), std::move(level->stored), weights.memory());
-    const auto same = made->same_files(weights);
-    if (!same) return same.error();
-    if (!*same)
-        return error{.code = error_code::bad_input,
-                     .message = "was written to since the model was opened; open it anew",
-                     .file = root};
-    return made;
-}
-
 }  // namespace detail
 
 BITMILL_INLINE result<std::unique_ptr<encoder_model::content>> encoder_model::content::at_level(
@@ -113,7 +93,7 @@ BITMILL_INLINE result<std::unique_ptr<encoder_model::content>> encoder_model::co
         }
         if (planes != 0) made->facts.file_bytes = weights->base_bytes();
     } else if (facts.effective == "int4") {
-        const auto both = detail::open_both_planes(*weights);
+        const auto both = weights->with_residuals();
         if (!both) return both.error();
         const auto added = detail::add_residuals(all, **both, *team);
         if (!added) return added.error();

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <map>
+#include <memory>
 #include <memory_resource>
 #include <span>
 #include <string>
@@ -34,19 +35,16 @@ inline constexpr const char* of_one_model = "; fetch config.json and the weights
 class model_weights {
 public:
     model_weights(checkpoint model, stored_model stored, memory_source memory)
-        : model_(std::move(model)), stored_(std::move(stored)), values_(model_, stored_, memory),
-          memory_(weight_memory(memory)) {
-        for (const auto& t : stored_.tensors) by_name_.emplace(t.name, &t);
-    }
+        : model_weights(std::make_shared<const checkpoint>(std::move(model)), std::move(stored), memory) {}
     model_weights(const model_weights&) = delete;
     model_weights& operator=(const model_weights&) = delete;
 
-    [[nodiscard]] const checkpoint& model() const noexcept { return model_; }
+    [[nodiscard]] const checkpoint& model() const noexcept { return *model_; }
     [[nodiscard]] memory_source memory() const noexcept { return memory_; }
     // Of every file that is open, without those of residual planes.
     [[nodiscard]] std::uint64_t base_bytes() const {
         std::uint64_t bytes = 0;
-        for (std::size_t i = 0; i < model_.shard_count(); ++i) bytes += model_.shard(i).file().size();
+        for (std::size_t i = 0; i < model_->shard_count(); ++i) bytes += model_->shard(i).file().size();
         return bytes;
     }
     [[nodiscard]] std::uint64_t file_bytes() const {
@@ -71,7 +69,7 @@ public:
             return error{.code = error_code::bad_input,
                          .message = std::string("is missing, and config.json says that the model has it") +
                                     of_one_model,
-                         .file = model_.root(),
+                         .file = model_->root(),
                          .tensor = name};
         if (!std::equal(t->shape.begin(), t->shape.end(), shape.begin(), shape.end()))
             return refuse(*t, "is " + dimensions_text(t->shape) + ", by config.json it has to be " +
@@ -113,18 +111,16 @@ public:
                                std::byte* dst) const {
         return fetch(stored_.residual_of(t), t.residual, offset, dst, bytes);
     }
-    // Whether both read the same files, of which none was written to or replaced in between.
-    result<bool> same_files(const model_weights& other) const {
-        if (model_.shard_count() != other.model_.shard_count()) return false;
-        for (std::size_t i = 0; i < model_.shard_count(); ++i) {
-            const auto mine = model_.shard(i).file().stamp(), theirs = other.model_.shard(i).file().stamp();
-            if (!mine) return mine.error();
-            if (!theirs) return theirs.error();
-            if (mine->inode != theirs->inode || mine->bytes != theirs->bytes ||
-                mine->modified_ns != theirs->modified_ns)
-                return false;
-        }
-        return true;
+    // The same files, which are open already, and the residual planes that lie beside them.
+    result<std::unique_ptr<model_weights>> with_residuals() const {
+        if (stored_.quant_method != "bitmill")
+            return error{.code = error_code::invalid_argument,
+                         .message = "has no planes; open its level int8 anew",
+                         .file = model_->root()};
+        if (auto same = check_in_place(); !same) return same.error();
+        auto both = read_stored(*model_, scheme_type::int8);
+        if (!both) return both.error();
+        return std::unique_ptr<model_weights>(new model_weights(model_, std::move(*both), memory_));
     }
 
     // Elements [first, first + count) as f32 or f16; of a coded tensor, which has two dimensions, decoded.
@@ -149,17 +145,40 @@ public:
     void add_loaded(std::uint64_t bytes) { loaded_bytes_ += bytes; }
 
 private:
+    model_weights(std::shared_ptr<const checkpoint> model, stored_model stored, memory_source memory)
+        : model_(std::move(model)), stored_(std::move(stored)), values_(*model_, stored_, memory),
+          memory_(weight_memory(memory)) {
+        for (const auto& t : stored_.tensors) by_name_.emplace(t.name, &t);
+    }
+
+    // A file that was put in the place of one that is open has other planes.
+    [[nodiscard]] result<void> check_in_place() const {
+        for (std::size_t i = 0; i < model_->shard_count(); ++i) {
+            const auto there = input_file::open_beneath(model_->root(), model_->shard_name(i));
+            if (!there) return there.error();
+            const auto now = there->stamp(), open = model_->shard(i).file().stamp();
+            if (!now) return now.error();
+            if (!open) return open.error();
+            if (now->inode != open->inode || now->bytes != open->bytes ||
+                now->modified_ns != open->modified_ns)
+                return error{.code = error_code::bad_input,
+                             .message = "was written to since the model was opened; open it anew",
+                             .file = there->path()};
+        }
+        return {};
+    }
+
     [[nodiscard]] error refuse(const stored_tensor& t, std::string message,
                                error_code code = error_code::bad_input) const {
         return {.code = code,
                 .message = std::move(message),
-                .file = model_.shard(t.codes.shard).file().path(),
+                .file = model_->shard(t.codes.shard).file().path(),
                 .tensor = t.name};
     }
 
     result<void> fetch(checkpoint::location at, std::uint64_t offset, std::byte* to,
                        std::uint64_t bytes) const {
-        return fetch(model_.shard(at.shard), at, offset, to, bytes);
+        return fetch(model_->shard(at.shard), at, offset, to, bytes);
     }
     static result<void> fetch(const weight_file& file, checkpoint::location at, std::uint64_t offset,
                               std::byte* to, std::uint64_t bytes) {
@@ -175,7 +194,7 @@ private:
                               dtype type, const void* values, std::uint64_t count) const {
         const auto bad = find_cast_obstacle({type, values, 1, static_cast<std::size_t>(count)}, type);
         if (!bad) return {};
-        const weight_file& file = model_.shard(at.shard);
+        const weight_file& file = model_->shard(at.shard);
         const std::uint64_t element = first + bad->index;
         return error{.code = error_code::bad_input,
                      .message = std::string(decoded.empty() ? "is" : "decodes to") +
@@ -304,7 +323,7 @@ private:
         return source;
     }
 
-    checkpoint model_;
+    std::shared_ptr<const checkpoint> model_;
     stored_model stored_;
     stored_values values_;
     memory_source memory_;
