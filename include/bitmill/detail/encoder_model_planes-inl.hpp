@@ -93,12 +93,17 @@ BITMILL_INLINE result<std::unique_ptr<encoder_model::content>> encoder_model::co
         }
         if (planes != 0) made->facts.file_bytes = weights->base_bytes();
     } else if (facts.effective == "int4") {
-        const auto both = weights->with_residuals();
-        if (!both) return both.error();
-        const auto added = detail::add_residuals(all, **both, *team);
+        std::unique_ptr<const detail::model_weights> opened;
+        if (!weights->has_residuals()) {
+            auto both = weights->with_residuals();
+            if (!both) return both.error();
+            opened = std::move(*both);
+        }
+        const auto& both = opened ? *opened : *weights;
+        const auto added = detail::add_residuals(all, both, *team);
         if (!added) return added.error();
         planes = *added;
-        made->facts.file_bytes = (*both)->file_bytes();
+        made->facts.file_bytes = both.file_bytes();
     }
     if (planes == 0 && facts.effective != level)
         return refuse_level("this model has no planes: its level is " + facts.effective);

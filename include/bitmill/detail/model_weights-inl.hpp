@@ -16,6 +16,7 @@
 #include <bitmill/codec/codec.hpp>
 #include <bitmill/detail/codec-inl.hpp>
 #include <bitmill/detail/page_memory-inl.hpp>
+#include <bitmill/detail/stored-inl.hpp>
 #include <bitmill/detail/stored_values-inl.hpp>
 #include <bitmill/mill/stored.hpp>
 #include <bitmill/nn/linear.hpp>
@@ -111,14 +112,18 @@ public:
                                std::byte* dst) const {
         return fetch(stored_.residual_of(t), t.residual, offset, dst, bytes);
     }
-    // The same files, which are open already, and the residual planes that lie beside them.
+    [[nodiscard]] bool has_residuals() const {
+        return std::any_of(stored_.residuals.begin(), stored_.residuals.end(),
+                           [](const auto& one) { return one.has_value(); });
+    }
+    // The same files, which are open already, and the residual planes beside them, which are not.
     result<std::unique_ptr<model_weights>> with_residuals() const {
         if (stored_.quant_method != "bitmill")
             return error{.code = error_code::invalid_argument,
                          .message = "has no planes; open its level int8 anew",
                          .file = model_->root()};
         if (auto same = check_in_place(); !same) return same.error();
-        auto both = read_stored(*model_, scheme_type::int8);
+        auto both = find_both_planes(*model_, stored_);
         if (!both) return both.error();
         return std::unique_ptr<model_weights>(new model_weights(model_, std::move(*both), memory_));
     }

@@ -198,6 +198,22 @@ inline result<stored_model> find_stored(const checkpoint& model, std::optional<s
     return std::move(found.out);
 }
 
+// `base`, which was read at level int4, with the residual planes that lie beside it now.
+inline result<stored_model> find_both_planes(const checkpoint& model, const stored_model& base) {
+    const auto said = quantization_of(model);
+    if (!said) return said.error();
+    stored_collector found(model);
+    found.out.quant_method = base.quant_method;
+    found.out.tensors = base.tensors;
+    native_levels levels(found, scheme_type::int8);
+    if (auto done = levels.open(said->config); !done) return done.error();
+    for (auto& one : found.out.tensors)
+        if (one.scheme)
+            if (auto done = levels.add_plane(one, one.name); !done) return done.error();
+    if (auto done = levels.check(); !done) return done.error();
+    return std::move(found.out);
+}
+
 }  // namespace detail
 
 BITMILL_INLINE result<stored_model> read_stored(const checkpoint& model, std::optional<scheme_type> level) {
