@@ -261,8 +261,18 @@ private:
         if (gguf_)
             return again ? made(gguf_writer::reopen(path, gguf_specs(file), *gguf_))
                          : made(gguf_writer::create(path, gguf_specs(file), *gguf_));
-        return again ? made(safetensors_writer::reopen(path, specs_[file], metadata_of(file)))
+        return again ? made(safetensors_writer::reopen(path, specs_[file], metadata_there(file, path)))
                      : made(safetensors_writer::create(path, specs_[file], metadata_of(file)));
+    }
+    // Behind the last tile a killed run may have told the file already what it holds.
+    [[nodiscard]] safetensors_metadata metadata_there(std::size_t file, const std::string& path) const {
+        auto out = metadata_of(file);
+        auto opened = input_file::open(path);
+        if (!opened || !has_planes(file % planes_.size())) return out;
+        const auto there = weight_file::open(std::move(*opened));
+        const auto planes = there ? there->metadata(planes_key) : std::nullopt;
+        if (planes && planes->size() == out.back().second.size()) out.back().second = *planes;
+        return out;
     }
     [[nodiscard]] bool has_planes(std::size_t shard) const { return !specs_[planes_.size() + shard].empty(); }
     [[nodiscard]] safetensors_metadata metadata_of(std::size_t file) const {
