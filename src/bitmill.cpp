@@ -23,12 +23,15 @@
 #include <bitmill/detail/linear-inl.hpp>
 #include <bitmill/detail/mill-inl.hpp>
 #include <bitmill/detail/model_loader-inl.hpp>
+#include <bitmill/detail/model_manager-inl.hpp>
+#include <bitmill/detail/model_manager_status-inl.hpp>
 #include <bitmill/detail/model_quantizer-inl.hpp>
 #include <bitmill/detail/options-inl.hpp>
 #include <bitmill/detail/pickle_model-inl.hpp>
 #include <bitmill/detail/plan-inl.hpp>
 #include <bitmill/detail/policy-inl.hpp>
 #include <bitmill/detail/ranking-inl.hpp>
+#include <bitmill/detail/registry-inl.hpp>
 #include <bitmill/detail/report-inl.hpp>
 #include <bitmill/detail/safetensors-inl.hpp>
 #include <bitmill/detail/sha256-inl.hpp>

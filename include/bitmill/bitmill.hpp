@@ -40,7 +40,9 @@
 #include <bitmill/model/encoder_model.hpp>
 #include <bitmill/model/level_decision.hpp>
 #include <bitmill/model/model_loader.hpp>
+#include <bitmill/model/model_manager.hpp>
 #include <bitmill/model/policy.hpp>
+#include <bitmill/model/registry.hpp>
 #include <bitmill/model/system_memory.hpp>
 #include <bitmill/model/text_encoder.hpp>
 #include <bitmill/nn/encoder.hpp>

@@ -101,7 +101,7 @@ def check_header(include, path):
 def check_source(source, include, path):
     name = path.relative_to(source).as_posix()
     for kind, target in INCLUDE.findall(path.read_text()):
-        if name.startswith(("src/cli/", "capi/")) and NOT_PUBLIC.match(target):
+        if name.startswith(("src/cli/", "src/server/", "capi/")) and NOT_PUBLIC.match(target):
             yield f"{name}: includes <{target}>, which is not public"
         if name.startswith("capi/") and third_party(kind, target) and target not in C_HEADERS:
             yield f"{name}: the C interface includes <{target}>"
@@ -176,6 +176,8 @@ SAMPLES = [
     ("a quoted include", {H + "io/a.hpp": '#include "b.hpp"\n'}, "write <bitmill/...>"),
     ("a command that looks inside", {H + "core/a.hpp": "", "src/cli/x.cpp": "#include <bitmill/detail/a-inl.hpp>\n"},
      "is not public"),
+    ("a server that looks inside", {H + "core/a.hpp": "", "src/server/x.hpp": "#include <bitmill/detail/a-inl.hpp>\n"},
+     "src/server/x.hpp: includes <bitmill/detail/a-inl.hpp>, which is not public"),
     ("a right C interface", {
         H + "core/a.hpp": "", "capi/bitmill.h": "#include <stdint.h>\n#include <bitmill/core/a.hpp>\n",
         "capi/bitmill.cpp": '#include "bitmill.h"\n#include <string>\n#include <bitmill/core/a.hpp>\n'}, None),

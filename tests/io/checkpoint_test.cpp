@@ -216,12 +216,27 @@ TEST_CASE("checkpoint: side files are what a copy needs, and nothing else") {
     for (const char* name : {"config.json", "manifest.json", "metadata.json"}) put_file(temp / name, "{}");
     for (const char* name : {"model.safetensors", "int8/model.safetensors", "2_Dense/model.safetensors"})
         put_file(temp / name, small_safetensors({"x"}));
-    for (const char* name :
-         {"pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "m.GGUF",
-          "pytorch_model.bin.index.json", "training_args.bin", "onnx/model.onnx", "onnx/note.txt",
-          "openvino/o.xml", "coreml/c.mlmodel", ".git/config", ".gitattributes", ".cache/x",
-          "original/consolidated.00.pth", "int8/config.json", "int8/tokenizer.json",
-          "half.bitmill-partial/tokenizer.json", "a/b/c/d/too_deep.txt"})
+    for (const char* name : {"pytorch_model.bin",
+                             "tf_model.h5",
+                             "flax_model.msgpack",
+                             "rust_model.ot",
+                             "m.GGUF",
+                             "pytorch_model.bin.index.json",
+                             "training_args.bin",
+                             "onnx/model.onnx",
+                             "onnx/note.txt",
+                             "openvino/o.xml",
+                             "coreml/c.mlmodel",
+                             ".git/config",
+                             ".gitattributes",
+                             ".cache/x",
+                             "original/consolidated.00.pth",
+                             "int8/config.json",
+                             "int8/tokenizer.json",
+                             "half.bitmill-partial/tokenizer.json",
+                             "int4/.bitmill-partial",
+                             "int4/tokenizer.json",
+                             "a/b/c/d/too_deep.txt"})
         put_file(temp / name, "x");
     put_file(temp / "modules.json",
              R"([{"idx":0,"path":""},{"idx":1,"path":"1_Pooling"},{"idx":2,"path":"2_Dense/"}])");

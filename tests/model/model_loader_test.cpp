@@ -40,6 +40,26 @@ TEST_CASE("every level through the loader is the level by itself") {
     CHECK(loader.json().find("\"effective\": \"int8\"") != std::string::npos);
 }
 
+TEST_CASE("the planes of a variant are levels of the model, unless they have folders of their own") {
+    // EXACT
+    const planes at_hand;
+    const std::string& path = at_hand.original;
+    std::filesystem::rename(at_hand.path, path + "/int8");
+    auto loader = model_loader::open(path).value();
+    CHECK(loader.levels() == std::vector<std::string>{"original", "fp16", "int8", "int4"});
+    for (const char* level : {"int8", "int4"}) {
+        CAPTURE(level);
+        const auto record = loader.use_level(level).value();
+        CHECK(record.decision == bitmill::level_decision{level, level, ""});
+        CHECK(record.planes == (level == std::string_view("int4")));
+        CHECK(vectors_of(loader) == alone(path + "/int8", level));
+    }
+    (void)bitmill::quantize(path, path + "/int4", as(scheme_type::int4)).value();
+    auto other = model_loader::open(path, at("int4")).value();
+    CHECK(vectors_of(other) == alone(path + "/int4", "int4"));
+    CHECK(vectors_of(other) != vectors_of(loader));
+}
+
 TEST_CASE("use_quantized_model, and the sizes") {
     const family at_hand;
     auto loader = model_loader::open(at_hand.path).value();
@@ -284,4 +304,40 @@ TEST_CASE("many threads run while another switches: each result is one level's, 
         CHECK(refused == 0);
         CHECK(loader.switches().size() <= 256);
     }
+}
+
+TEST_CASE("every level has a space of its own, whichever way it is come to") {
+    const family at_hand;
+    auto loader = model_loader::open(at_hand.path).value();
+    std::vector<std::string> ids;
+    for (const char* level : {"original", "fp16", "int8", "int4"}) {
+        CHECK(loader.use_level(level).value().decision.effective == level);
+        const auto id = loader.current()->space_id().value();
+        CHECK(id.size() == 64);
+        CHECK(id == text_encoder::open(at_hand.path, at(level).model).value().space_id().value());
+        CHECK(std::find(ids.begin(), ids.end(), id) == ids.end());
+        ids.push_back(id);
+    }
+    bitmill::model_options dynamic = at("int8").model;
+    dynamic.activation = bitmill::activation::dynamic_int8;
+    CHECK(text_encoder::open(at_hand.path, dynamic).value().space_id().value() != ids[2]);
+
+    const planes other;
+    auto low = model_loader::open(other.path, at("int4")).value();
+    const auto of_low = low.current()->space_id().value();
+    CHECK(low.use_level("int8").value().planes);
+    CHECK(low.current()->space_id().value() ==
+          model_loader::open(other.path, at("int8")).value().current()->space_id().value());
+    CHECK(low.use_level("int4").value().planes);
+    CHECK(low.current()->space_id().value() == of_low);
+    // What texts become belongs to it, and so does every weight.
+    put_file(other.path + "/sentence_bert_config.json", R"({"max_seq_length": 7})");
+    CHECK(text_encoder::open(other.path).value().space_id().value() !=
+          text_encoder::open(other.original).value().space_id().value());
+    CHECK(model_loader::open(other.path, at("int4")).value().current()->space_id().value() != of_low);
+    std::filesystem::remove(other.path + "/sentence_bert_config.json");
+    const std::string weights = other.original + "/model.safetensors";
+    const auto before = text_encoder::open(other.original).value().space_id().value();
+    change(weights, [](std::string& bytes) { bytes.back() = static_cast<char>(bytes.back() ^ 1); });
+    CHECK(text_encoder::open(other.original).value().space_id().value() != before);
 }

@@ -26,6 +26,13 @@ namespace detail {
 inline constexpr const char* partial_suffix = ".bitmill-partial";
 // Only where the file system cannot exchange two names: OUT waits here while the new folder moves in.
 inline constexpr const char* old_suffix = ".bitmill-old";
+
+inline constexpr const char* busy_message = "another bitmill is writing it; wait for it to end";
+// Of atomic_folder::create: what was asked for is sound, and only its time has not come.
+inline bool is_busy(const error& what) noexcept {
+    return what.code == error_code::io && what.message == busy_message;
+}
+
 }  // namespace detail
 
 BITMILL_INLINE atomic_folder::atomic_folder(atomic_folder&& other) noexcept
@@ -165,8 +172,7 @@ BITMILL_INLINE result<void> atomic_folder::acquire_partial() {
         if (!detail::lock(fd.get())) {
             if (errno != EWOULDBLOCK) return detail::os_error(errno, "cannot lock the folder", shown);
             undo.made = false;
-            return detail::make_error(error_code::io, "another bitmill is writing it; wait for it to end",
-                                      out_);
+            return detail::make_error(error_code::io, detail::busy_message, out_);
         }
         if (!detail::is_entry(parent_fd_, partial_, fd.get())) {
             undo.made = false;
@@ -179,7 +185,7 @@ BITMILL_INLINE result<void> atomic_folder::acquire_partial() {
         if (auto taken = take_over(*stale); !taken) return taken;
         return detail::recover_old(parent_fd_, name_, out_);
     }
-    return detail::make_error(error_code::io, "other processes keep writing it; wait for them to end", out_);
+    return detail::make_error(error_code::io, detail::busy_message, out_);
 }
 
 BITMILL_INLINE result<void> atomic_folder::take_over(bool stale) {

@@ -402,6 +402,37 @@ BITMILL_INLINE result<encoder_model> encoder_model::at_level(const std::string& 
 
 BITMILL_INLINE const model_facts& encoder_model::facts() const noexcept { return content_->facts; }
 
+BITMILL_INLINE result<digest> encoder_model::fingerprint() const {
+    constexpr std::uint64_t piece = 4096, beginning = std::uint64_t{1} << 16, pieces = 64;
+    const content& it = *content_;
+    return detail::guard(it.facts.path, [&]() -> result<digest> {
+        sha256 all;
+        all.update(it.facts.effective + (it.facts.dynamic_int8 ? " dynamic-int8 " : " ") +
+                   to_text(it.facts.pooling) + (it.facts.normalize ? " normalized" : "") +
+                   (it.facts.include_prompt ? "" : " without prompt"));
+        std::vector<std::byte> room(beginning);
+        const checkpoint& model = it.weights->model();
+        for (std::size_t i = 0; i < model.shard_count(); ++i) {
+            const input_file& file = model.shard(i).file();
+            all.update('\n' + std::to_string(file.size()) + '\n');
+            const auto add = [&](std::uint64_t from, std::uint64_t bytes) {
+                const auto dst =
+                    std::span(room).first(static_cast<std::size_t>(std::min(bytes, file.size() - from)));
+                auto done = file.read_at(from, dst);
+                if (done) all.update(dst);
+                return done;
+            };
+            if (auto done = add(0, beginning); !done) return done.error();
+            const std::uint64_t step = std::max(file.size() / pieces, piece);
+            for (std::uint64_t from = step; from < file.size(); from += step)
+                if (auto done = add(from, piece); !done) return done.error();
+            if (auto done = add(file.size() - std::min(file.size(), piece), piece); !done)
+                return done.error();
+        }
+        return all.finish();
+    });
+}
+
 BITMILL_INLINE void encoder_model::observe(layer_observer observer) {
     content_->observer = std::move(observer);
 }

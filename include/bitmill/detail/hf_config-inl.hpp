@@ -196,7 +196,7 @@ BITMILL_INLINE std::string config_for(const mill_plan& plan, const std::string& 
     if (coded && plan.format == format::bitmill) config["quantization_config"] = detail::bitmill_config(plan);
     if (coded && plan.format == format::bitsandbytes)
         config["quantization_config"] = detail::bitsandbytes_config(plan, detail::config_dtype(config));
-    return config.dump(2, ' ', false, detail::ordered_json::error_handler_t::replace) + "\n";
+    return detail::dumped(config, 2) + "\n";
 }
 
 }  // namespace bitmill

@@ -74,6 +74,11 @@ bool is_text(const Json& value, std::string_view text) {
     return value.is_string() && value.template get_ref<const std::string&>() == text;
 }
 
+// What is no UTF-8 is replaced, never thrown at.
+inline std::string dumped(const ordered_json& value, int indent) {
+    return value.dump(indent, ' ', false, ordered_json::error_handler_t::replace);
+}
+
 // An object of these members, in their order. nlohmann's own initializer lists leak where memory runs out.
 inline ordered_json json_object(std::initializer_list<std::pair<const char*, ordered_json>> members) {
     ordered_json made = ordered_json::object();

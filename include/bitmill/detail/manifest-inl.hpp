@@ -150,9 +150,7 @@ struct manifest_contents {
 // Nothing in it depends on time, place, threads or the machine. One line a tensor, and the hash of all that stands
 // before it at the end.
 inline std::string manifest_text(const manifest_contents& c) {
-    const auto dump = [](const ordered_json& value) {
-        return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-    };
+    const auto dump = [](const ordered_json& value) { return dumped(value, -1); };
     std::string text =
         "{\"bitmill_manifest\": " + std::to_string(manifest_format) +
         ",\n \"version\": \"" BITMILL_VERSION_TEXT "\",\n \"request\": " + dump(json_of(c.options)) +

@@ -23,6 +23,12 @@ inline double milliseconds_since(steady::time_point begin) {
     return std::chrono::duration<double, std::milli>(steady::now() - begin).count();
 }
 
+inline result<std::uint64_t> file_bytes_of(const level_source& source) {
+    auto opened = level_finder(source.path, source.asked).find();
+    if (!opened) return opened.error();
+    return model_weights(std::move(opened->model), std::move(opened->stored), nullptr).file_bytes();
+}
+
 // Whether another level may do better than the one that says so.
 inline bool is_fault(error_code code) { return code == error_code::io || code == error_code::bad_input; }
 
@@ -335,7 +341,8 @@ BITMILL_INLINE result<std::shared_ptr<const model_loader::content::serving>> mod
         std::erase_if(available, [&](const auto& level) {
             return std::find(tried.begin(), tried.end(), level) != tried.end();
         });
-        auto decided = resolve(requested, available, options.capability, options.allow_fallback);
+        const bool may_fall_back = options.allow_fallback && (options.fall_back_at_open || get() != nullptr);
+        auto decided = resolve(requested, available, options.capability, may_fall_back);
         const auto fault = faults.find(requested);
         record.fault = fault != faults.end() && fault->second.stands;
         if (!decided) {
@@ -425,6 +432,22 @@ BITMILL_INLINE result<model_loader> model_loader::open(const std::string& path,
     });
 }
 
+BITMILL_INLINE result<std::vector<found_level>> find_levels(const std::string& path,
+                                                            const std::string& quantized) {
+    return detail::guard(path, [&]() -> result<std::vector<found_level>> {
+        const auto sources = detail::level_sources::find(path, quantized);
+        if (!sources) return sources.error();
+        std::vector<found_level> out;
+        for (const auto& level : sources->levels()) {
+            const auto& source = *sources->get(level);
+            const auto bytes = detail::file_bytes_of(source);
+            out.push_back({level, source.path, source.cast, bytes ? *bytes : 0,
+                           bytes ? std::string() : bytes.error().text()});
+        }
+        return out;
+    });
+}
+
 BITMILL_INLINE result<switch_record> model_loader::use_level(const std::string& level) {
     content& it = *content_;
     return detail::guard(it.path, [&]() -> result<switch_record> {
@@ -457,11 +480,7 @@ BITMILL_INLINE result<model_size_info> model_loader::get_model_size_info() const
     return detail::guard(it.path, [&]() -> result<model_size_info> {
         const auto bytes_of = [&](const std::string& level) -> result<std::uint64_t> {
             const auto* source = it.sources.get(level);
-            if (source == nullptr) return std::uint64_t{0};
-            auto opened = detail::level_finder(source->path, source->asked).find();
-            if (!opened) return opened.error();
-            return detail::model_weights(std::move(opened->model), std::move(opened->stored), nullptr)
-                .file_bytes();
+            return source == nullptr ? result<std::uint64_t>(0) : detail::file_bytes_of(*source);
         };
         const auto original = bytes_of("original");
         if (!original) return original.error();

@@ -27,18 +27,25 @@ public:
     static result<level_sources> find(const std::string& path, const std::string& quantized) {
         level_sources out;
         std::error_code failed;
+        if (const auto there = is_there(path); !there || !*there)
+            return there ? error{.code = error_code::io, .message = "does not exist", .file = path}
+                         : there.error();
         const bool is_folder = std::filesystem::is_directory(path, failed);
         const auto config = is_folder ? is_there(path + "/config.json") : result<bool>(true);
         if (!config) return config.error();
         if (*config)
             if (auto added = out.add_folder(path, "original"); !added) return added.error();
+        std::vector<std::string> variants;
         if (is_folder)
             for (const auto level : model_levels) {
                 const std::string folder = path + "/" + std::string(level);
                 const auto there = is_there(folder + "/config.json");
-                if (level != model_levels[0] && there && *there)
-                    out.add({std::string(level), folder, std::string(level)});
+                if (level == model_levels[0] || !there || !*there) continue;
+                out.add({std::string(level), folder, std::string(level)});
+                variants.push_back(folder);
             }
+        for (const auto& folder : variants)
+            if (auto added = out.add_planes(folder, checkpoint::open(folder)); !added) return added.error();
         if (!quantized.empty())
             if (auto added = out.add_folder(quantized, "int8"); !added) return added.error();
         const auto whole =
@@ -75,17 +82,23 @@ private:
         if (get(one.level) == nullptr) sources_.push_back(std::move(one));
     }
 
-    // The planes of a folder, or what it is. Errors: out_of_memory; what is wrong with the folder is told when it is opened.
+    // Errors of both: out_of_memory; what is wrong with the folder is told when it is opened.
+    result<void> add_planes(const std::string& path, const result<checkpoint>& model) {
+        const auto said = model ? quantization_of(*model) : result<quantization>(model.error());
+        if (!said && said.error().code == error_code::out_of_memory) return said.error();
+        if (!said || said->method != "bitmill") return {};
+        if (const auto list = said->config.find("levels"); list != said->config.end())
+            for (const auto& one : *list)
+                for (const auto level : model_levels)
+                    if (is_text(one, level)) add({std::string(level), path, std::string(level)});
+        return {};
+    }
+
+    // The planes of a folder, or what it is.
     result<void> add_folder(const std::string& path, std::string_view otherwise) {
         const auto model = checkpoint::open(path);
-        const auto said = model ? quantization_of(*model) : result<quantization>(model.error());
-        if (said && said->method == "bitmill")
-            if (const auto list = said->config.find("levels"); list != said->config.end())
-                for (const auto& one : *list)
-                    for (const auto level : model_levels)
-                        if (is_text(one, level)) add({std::string(level), path, std::string(level)});
+        if (auto added = add_planes(path, model); !added) return added;
         const auto stored = model ? read_stored(*model) : result<stored_model>(model.error());
-        if (!said && said.error().code == error_code::out_of_memory) return said.error();
         if (!stored && stored.error().code == error_code::out_of_memory) return stored.error();
         const std::string name = std::filesystem::path(path).filename().string();
         const bool named =

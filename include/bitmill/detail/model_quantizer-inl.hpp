@@ -199,7 +199,7 @@ BITMILL_INLINE std::string batch_report::json(int indent) const {
                              {"quantized_size_bytes", bytes()},
                              {"overall_size_reduction_percent", overall_size_reduction_percent()},
                              {"seconds", seconds}});
-    return out.dump(indent, ' ', false, ordered_json::error_handler_t::replace);
+    return dumped(out, indent);
 }
 
 BITMILL_INLINE result<model_quantizer> model_quantizer::create(int bit_depth, float weight_threshold,

@@ -119,7 +119,7 @@ BITMILL_INLINE std::string mill_report::json(int indent) const {
         out["levels"] = {level("int4", bytes - residual_bytes, base_error()), level("int8", bytes, error())};
     }
     out["tensors"] = std::move(list);
-    return out.dump(indent, ' ', false, ordered_json::error_handler_t::replace);
+    return detail::dumped(out, indent);
 }
 
 }  // namespace bitmill

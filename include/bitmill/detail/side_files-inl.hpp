@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <bitmill/detail/beneath-inl.hpp>
+#include <bitmill/detail/folder_tools-inl.hpp>
 #include <bitmill/detail/io_error-inl.hpp>
 #include <bitmill/detail/json_document-inl.hpp>
 #include <bitmill/detail/json_stream-inl.hpp>
@@ -170,10 +171,12 @@ private:
             return e.type == std::filesystem::file_type::directory && (e.name == "int8" || e.name == "int4");
         });
     }
+    // Or what is left of one that is being replaced: the mark goes last.
     static bool is_variant(const std::vector<folder_entry>& inside) {
         const auto holds = [&](auto test) { return std::any_of(inside.begin(), inside.end(), test); };
-        return holds([](const auto& e) { return e.name == "config.json"; }) &&
-               holds([](const auto& e) { return is_weight_name(e.name); });
+        return holds([](const auto& e) { return e.name == partial_marker; }) ||
+               (holds([](const auto& e) { return e.name == "config.json"; }) &&
+                holds([](const auto& e) { return is_weight_name(e.name); }));
     }
 
     std::string root_;

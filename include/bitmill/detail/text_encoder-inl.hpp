@@ -258,6 +258,20 @@ BITMILL_INLINE const encoder_model& text_encoder::model() const noexcept { retur
 BITMILL_INLINE const bitmill::tokenizer& text_encoder::tokenizer() const noexcept { return *content_->words; }
 BITMILL_INLINE const text_facts& text_encoder::facts() const noexcept { return content_->facts; }
 
+BITMILL_INLINE result<std::string> text_encoder::space_id() const {
+    const content& it = *content_;
+    return detail::guard(it.model.facts().path, [&]() -> result<std::string> {
+        const auto of_model = it.model.fingerprint();
+        if (!of_model) return of_model.error();
+        const auto prompt = it.prompt_of({});
+        if (!prompt) return prompt.error();
+        sha256 all;
+        all.update(std::as_bytes(std::span(*of_model))).update(std::as_bytes(std::span(it.words_digest)));
+        all.update(std::to_string(it.facts.max_length) + '\n' + *prompt);
+        return hex_text(all.finish());
+    });
+}
+
 BITMILL_INLINE void text_encoder::observe(layer_observer observer) {
     content_->model.observe(std::move(observer));
 }

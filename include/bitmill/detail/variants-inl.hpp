@@ -1,18 +1,15 @@
 #pragma once
 
 #include <chrono>
-#include <cstdio>
-#include <ctime>
 #include <filesystem>
 
+#include <bitmill/detail/metadata-inl.hpp>
 #include <bitmill/detail/mill-inl.hpp>
 #include <bitmill/detail/pickle_mill-inl.hpp>
 #include <bitmill/mill/variants.hpp>
 
 namespace bitmill {
 namespace detail {
-
-inline constexpr const char* metadata_name = "metadata.json";
 
 // The last part of the folder's path ("." and links have names, too); in the cache of the Hugging Face hub
 // (models--ORG--NAME/snapshots/REV) ORG/NAME.
@@ -36,53 +33,14 @@ inline result<bool> find_metadata(const std::string& folder, bool force) {
     if (!there || !*there) return there;
     auto file = input_file::open_beneath(folder, metadata_name);
     if (!file) return file.error();
-    const auto text = read_text(*file, std::uint64_t{1} << 20);
+    const auto text = read_text(*file, max_metadata_bytes);
     if (!text) return text.error();
-    // Deep nesting ends nlohmann's destructor; ours has none.
-    const bool plain = static_cast<bool>(check_json(*text, 4, false, path));
-    const auto record = plain ? ordered_json::parse(*text) : ordered_json();
-    const auto version = record.is_object() ? record.value("version", ordered_json()) : ordered_json();
-    if (force || (version.is_string() && version.get<std::string>().starts_with("hf_"))) return true;
+    if (force || !parse_metadata(*text, path).is_null()) return true;
     return error{.code = error_code::invalid_argument,
                  .message =
                      "exists already and was not written by bitmill; move it away, choose another output, or "
                      "replace it with --force",
                  .file = path};
-}
-
-// Under any of the names that architectures have for it; of the text part where a model has several.
-inline ordered_json hidden_size(const ordered_json& config) {
-    for (const char* name : {"hidden_size", "d_model", "dim", "n_embd"})
-        if (const auto found = config.find(name); found != config.end() && found->is_number_unsigned())
-            return *found;
-    if (const auto text = config.find("text_config"); text != config.end() && text->is_object())
-        return hidden_size(*text);
-    return nullptr;
-}
-
-inline std::string metadata_text(const checkpoint& model, std::chrono::system_clock::time_point now) {
-    using namespace std::chrono;
-    const auto micros = duration_cast<microseconds>(now.time_since_epoch()).count();
-    const std::time_t seconds = static_cast<std::time_t>(micros / 1000000);
-    std::tm utc{};
-    ::gmtime_r(&seconds, &utc);
-    char version[32];
-    char created[32];
-    std::strftime(version, sizeof version, "hf_%Y%m%d_%H%M%S", &utc);
-    const std::size_t length = std::strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%S", &utc);
-    std::snprintf(created + length, sizeof created - length, ".%06d", static_cast<int>(micros % 1000000));
-    const auto config =
-        model.config_text().empty() ? ordered_json::object() : ordered_json::parse(model.config_text());
-    const auto type = config.find("model_type");
-    return json_object({{"model_name", folder_name(model.root())},
-                        {"model_type", type != config.end() && type->is_string() ? *type : ordered_json()},
-                        {"version", version},
-                        {"created_at", std::string(created) + "+00:00"},
-                        {"is_quantized", true},
-                        {"source", "HuggingFace (downloaded)"},
-                        {"dimensions", hidden_size(config)}})
-               .dump(2, ' ', false, ordered_json::error_handler_t::replace) +
-           "\n";
 }
 
 inline mill_options variant_options(const mill_options& options, scheme_type level) {
@@ -163,8 +121,10 @@ inline result<repository_report> quantize_both(const std::string& path, const st
         report.variants.push_back(std::move(*one));
     }
     if (!options.dry_run && (milled || !*described)) {
-        const std::string text = metadata_text(*model, std::chrono::system_clock::now());
-        if (auto done = replace_file(report.output + "/" + metadata_name, text); !done) return done.error();
+        const auto record = metadata_of(folder_name(model->root()), model->config_text(), true,
+                                        std::chrono::system_clock::now());
+        const auto done = replace_file(report.output + "/" + metadata_name, metadata_text(record));
+        if (!done) return done.error();
     }
     report.seconds = clock.seconds();
     return report;

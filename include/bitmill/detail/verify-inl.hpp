@@ -79,7 +79,7 @@ BITMILL_INLINE std::string verify_report::json(int indent) const {
                                     {"bytes", bytes},
                                     {"residuals_missing", residuals_missing},
                                     {"seconds", seconds}}));
-    return out.dump(indent, ' ', false, detail::ordered_json::error_handler_t::replace);
+    return detail::dumped(out, indent);
 }
 
 BITMILL_INLINE result<verify_report> validate(const std::string& model, const work_options& options) {

@@ -86,6 +86,25 @@ public:
         return use(*mine);
     }
 
+    // What a model takes from now on, at another level. More than before makes room first; only who holds the model may
+    // ask for that, or it would make room of itself. Errors: as for get(), and nothing has changed then; invalid_argument
+    // where the model is not there.
+    [[nodiscard]] result<void> resize(const std::string& name, std::uint64_t bytes) {
+        const std::lock_guard lock(mutex_);
+        const auto found = slots_.find(name);
+        if (found == slots_.end() || found->second->loading)
+            return error{.code = error_code::invalid_argument,
+                         .message = "model '" + name + "' is not in the cache"};
+        slot& one = *found->second;
+        const std::uint64_t before = one.bytes;
+        if (bytes > before)
+            if (auto room = make_room(bytes - before); !room) return room;
+        *resident_ += bytes;
+        *resident_ -= before;
+        one.bytes = one.held->bytes = bytes;
+        return {};
+    }
+
     // A pinned model is not evicted, and stays through clear(). False where it is not there.
     bool pin(const std::string& name, bool pinned = true) {
         const std::lock_guard lock(mutex_);

@@ -15,6 +15,7 @@
 #include <bitmill/core/error.hpp>
 #include <bitmill/core/memory.hpp>
 #include <bitmill/core/parallel.hpp>
+#include <bitmill/core/sha256.hpp>
 #include <bitmill/mill/options.hpp>
 #include <bitmill/nn/encoder.hpp>
 
@@ -94,6 +95,10 @@ public:
     [[nodiscard]] result<void> hidden(const token_batch&, std::span<float> dst) const;
     // dst: [lengths.size(), labels]. unsupported where the model has no head for it.
     [[nodiscard]] result<void> logits(const token_batch&, std::span<float> dst) const;
+
+    // SHA-256 of what its outputs come from: the files of weights (of each its size, its beginning, its end and pieces of 4
+    // KiB in between; of planes the base), the level, the activation, the pooling. Errors: io.
+    [[nodiscard]] result<digest> fingerprint() const;
 
     // What each layer is given, from the next call on; null stops it. Not while a call runs.
     void observe(layer_observer observer);

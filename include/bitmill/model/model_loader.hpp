@@ -25,6 +25,8 @@ struct loader_options {
     std::string quantized = {};  // a folder with a variant, besides those that are found (see model_loader)
     // A level that cannot be had, or gives NaN, is answered by another one; else it is an error.
     bool allow_fallback = true;
+    // False: open() is an error where the level cannot be had; what fails later is answered by another one all the same.
+    bool fall_back_at_open = true;
     std::vector<std::string> capability = {};  // the levels that may be run; empty: all
     // Texts on which a level proves itself before it serves: the cosine of all its outputs to those of the original (of
     // a model without one: to those of the level that serves) must not lie below canary_cosine. Empty: what canary.json
@@ -64,9 +66,22 @@ struct model_size_info {
     double size_reduction_percent = 0;  // 0 where one of them is absent
 };
 
+// Where a level lies, and how many bytes of files it takes: 0 with `fault` where it cannot be read.
+struct found_level {
+    std::string level;
+    std::string path;
+    bool cast = false;  // fp16 that is made of the original
+    std::uint64_t file_bytes = 0;
+    std::string fault = {};
+};
+// Those that a loader of `path` and `quantized` (loader_options) has, from the highest down. Reads headers only. Errors:
+// bad_input where there is no model, io.
+[[nodiscard]] result<std::vector<found_level>> find_levels(const std::string& path,
+                                                           const std::string& quantized = {});
+
 // Move-only. Every call is safe from any thread. A call runs on the level that served when it began, whole, and its
 // weights stay until it ends; a switch waits for no call. Levels are looked for, the first that is found being taken:
-// the planes of the folder, or what it is itself; FOLDER/<level>/; loader_options::quantized; quantized/<name> beside
+// the planes of the folder, or what it is itself; FOLDER/<level>/, then its planes; loader_options::quantized; quantized/<name> beside
 // the folder; fp16 also as a cast of the original. The original is what the folder itself holds unquantized.
 class model_loader {
 public:

@@ -85,6 +85,11 @@ public:
                                            std::span<const std::string_view> second, std::span<float> dst,
                                            const text_options& = {}) const;
 
+    // The space that its vectors of embed() lie in, without a prompt of the caller's: those of one space_id may be compared
+    // with each other and kept in one index. 64 hexadecimal digits, of encoder_model::fingerprint, tokenizer.json, the
+    // default prompt and length. Errors: io.
+    [[nodiscard]] result<std::string> space_id() const;
+
     // As encoder_model::observe: not while a call runs.
     void observe(layer_observer observer);
 
