@@ -15,7 +15,8 @@
  * paths may hold any bytes, which messages show as \xNN.
  *
  * Threads. Every function may be called from any thread at any time; a report may be read, and a model, a tokenizer or a text
- * encoder run, from many threads at once. What a destroy function is given must not be in use.
+ * encoder run, from many threads at once; loaders, managers and registries take any call from any thread. What a destroy
+ * function is given must not be in use.
  */
 #ifndef BITMILL_H
 #define BITMILL_H
@@ -622,6 +623,12 @@ BITMILL_API bitmill_status bitmill_text_encoder_json(const bitmill_text_encoder*
                                                      size_t dst_bytes, size_t* needed_bytes,
                                                      bitmill_error* error);
 
+/* The space that its vectors of embed lie in, without a prompt of the caller's: those of one space_id may be compared with
+ * each other and kept in one index. 64 hexadecimal digits. Sizes as in bitmill_report_json. */
+BITMILL_API bitmill_status bitmill_text_encoder_space_id(const bitmill_text_encoder* encoder, char* dst,
+                                                         size_t dst_bytes, size_t* needed_bytes,
+                                                         bitmill_error* error);
+
 /* The ways to run it. options may be NULL; what dst holds after a failure is undefined. INVALID_ARGUMENT: dst has
  * another number of elements, a prompt_name is unknown, prompt is set as well, max_length is less than the special tokens
  * or more than the model runs. */
@@ -749,6 +756,11 @@ BITMILL_API bitmill_status bitmill_model_loader_json(const bitmill_model_loader*
                                                      size_t dst_bytes, size_t* needed_bytes,
                                                      bitmill_error* error);
 
+/* bitmill_text_encoder_space_id of the level that serves now. */
+BITMILL_API bitmill_status bitmill_model_loader_space_id(const bitmill_model_loader* loader, char* dst,
+                                                         size_t dst_bytes, size_t* needed_bytes,
+                                                         bitmill_error* error);
+
 /* As those of bitmill_text_encoder. Where the level that serves fails (IO, BAD_INPUT, an output of a quantized level that
  * is no number) the next level serves, this call and those that follow. */
 BITMILL_API bitmill_status bitmill_model_loader_embed(bitmill_model_loader* loader,
@@ -843,5 +855,8 @@ BITMILL_API bitmill_status bitmill_comparison_gate(const bitmill_comparison* com
 #ifdef __cplusplus
 }
 #endif
+
+/* Which level a model should have, models that share memory, and the registry of a folder of models. */
+#include "bitmill_manager.h"
 
 #endif

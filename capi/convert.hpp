@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory_resource>
 #include <new>
 #include <span>
@@ -99,6 +100,51 @@ inline constexpr struct_facts facts_of<bitmill_compare_options>{"bitmill_compare
                                                                 offsetof(bitmill_compare_options, seed) + 8};
 template <>
 inline constexpr struct_facts facts_of<bitmill_metric>{"bitmill_metric", offsetof(bitmill_metric, n) + 8};
+
+template <>
+inline constexpr struct_facts facts_of<bitmill_found_level>{
+    "bitmill_found_level", offsetof(bitmill_found_level, fault) + sizeof(void*)};
+template <>
+inline constexpr struct_facts facts_of<bitmill_policy_thresholds>{
+    "bitmill_policy_thresholds", offsetof(bitmill_policy_thresholds, high_load_level) + sizeof(void*)};
+template <>
+inline constexpr struct_facts facts_of<bitmill_policy_input>{
+    "bitmill_policy_input", offsetof(bitmill_policy_input, since_switch_ms) + 8};
+template <>
+inline constexpr struct_facts facts_of<bitmill_policy_decision>{
+    "bitmill_policy_decision", offsetof(bitmill_policy_decision, explanation) + 448};
+template <>
+inline constexpr struct_facts facts_of<bitmill_system_memory>{"bitmill_system_memory",
+                                                              offsetof(bitmill_system_memory, limit) + 256};
+template <>
+inline constexpr struct_facts facts_of<bitmill_manager_options>{
+    "bitmill_manager_options",
+    offsetof(bitmill_manager_options, clock_ms) + sizeof(bitmill_manager_options::clock_ms)};
+template <>
+inline constexpr struct_facts facts_of<bitmill_managed_model_options>{
+    "bitmill_managed_model_options", offsetof(bitmill_managed_model_options, reserved) + 4};
+template <>
+inline constexpr struct_facts facts_of<bitmill_load_request>{
+    "bitmill_load_request", offsetof(bitmill_load_request, priority) + sizeof(void*)};
+template <>
+inline constexpr struct_facts facts_of<bitmill_manager_status>{
+    "bitmill_manager_status", offsetof(bitmill_manager_status, recommended_reason) + 448};
+template <>
+inline constexpr struct_facts facts_of<bitmill_managed_status>{
+    "bitmill_managed_status", offsetof(bitmill_managed_status, space_id) + 72};
+template <>
+inline constexpr struct_facts facts_of<bitmill_level_estimate>{
+    "bitmill_level_estimate", offsetof(bitmill_level_estimate, explanation) + 448};
+template <>
+inline constexpr struct_facts facts_of<bitmill_registry_options>{
+    "bitmill_registry_options",
+    offsetof(bitmill_registry_options, unix_us) + sizeof(bitmill_registry_options::unix_us)};
+template <>
+inline constexpr struct_facts facts_of<bitmill_quantize_outcome>{
+    "bitmill_quantize_outcome", offsetof(bitmill_quantize_outcome, message) + 512};
+template <>
+inline constexpr struct_facts facts_of<bitmill_quantize_job>{
+    "bitmill_quantize_job", offsetof(bitmill_quantize_job, model_name) + 256};
 
 // No struct will ever be larger; a larger struct_size is memory that was never initialised.
 inline constexpr std::size_t largest_struct = 4096;
@@ -313,13 +359,18 @@ void put_host(const bitmill_hooks& hooks, host_memory& memory, Options& options)
         };
 }
 
+// Empty without a hook; `hooks` must outlive what uses it.
+inline std::function<void(log_level, const std::string&)> log_from(const bitmill_hooks& hooks) {
+    if (hooks.log == nullptr) return {};
+    return [&hooks](log_level level, const std::string& line) {
+        hooks.log(hooks.log_context, static_cast<bitmill_log_level>(level), line.c_str());
+    };
+}
+
 // As put_host, with log and progress.
 inline void put_hooks(const bitmill_hooks& hooks, host_memory& memory, work_options& options) {
     put_host(hooks, memory, options);
-    if (hooks.log != nullptr)
-        options.on_log = [&hooks](log_level level, const std::string& line) {
-            hooks.log(hooks.log_context, static_cast<bitmill_log_level>(level), line.c_str());
-        };
+    options.on_log = log_from(hooks);
     if (hooks.progress != nullptr)
         options.on_progress = [&hooks](const progress& now) {
             return hooks.progress(hooks.progress_context, now.done_bytes, now.total_bytes) == 0;

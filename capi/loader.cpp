@@ -1,7 +1,6 @@
 // The C interface's model that changes its level while it serves.
 #include <algorithm>
 #include <chrono>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,22 +10,16 @@
 #include "bitmill.h"
 #include "convert.hpp"
 #include "guard.hpp"
+#include "loader.hpp"
 #include "model.hpp"
 #include "texts.hpp"
-
-struct bitmill_model_loader {
-    bitmill_hooks hooks;
-    bitmill::capi::host_memory memory;
-    std::optional<bitmill::model_loader> own = std::nullopt;
-};
 
 namespace bitmill::capi {
 namespace {
 
 result<model_loader*> loader_of(const bitmill_model_loader* loader) {
     if (loader == nullptr) return invalid("loader is NULL");
-    // Every call is safe from any thread, as C sees it: nothing is const but what only reads.
-    return &const_cast<bitmill_model_loader*>(loader)->own.value();
+    return loader->serves;
 }
 
 result<loader_options> loader_options_from(const bitmill_loader_options& c) {
@@ -118,14 +111,12 @@ bitmill_status bitmill_model_loader_open(const char* path, const bitmill_loader_
         const auto open = [&](const std::string& from, const bitmill::model_options& model,
                               const bitmill_hooks& hooks) {
             options->model = model;
-            if (hooks.log != nullptr)
-                options->on_log = [&hooks](bitmill::log_level level, const std::string& line) {
-                    hooks.log(hooks.log_context, static_cast<bitmill_log_level>(level), line.c_str());
-                };
+            options->on_log = capi::log_from(hooks);
             return model_loader::open(from, *options);
         };
         auto opened = capi::open_handle<bitmill_model_loader>(path, c->model, open);
         if (!opened) return opened.error();
+        (*opened)->serves = &*(*opened)->own;
         *loader = opened->release();
         return {};
     });
@@ -199,6 +190,18 @@ bitmill_status bitmill_model_loader_json(const bitmill_model_loader* loader, cha
         const auto own = capi::loader_of(loader);
         if (!own) return own.error();
         return capi::copy_text((*own)->json(), dst, dst_bytes, needed_bytes);
+    });
+}
+
+bitmill_status bitmill_model_loader_space_id(const bitmill_model_loader* loader, char* dst, size_t dst_bytes,
+                                             size_t* needed_bytes, bitmill_error* error) {
+    if (needed_bytes != nullptr) *needed_bytes = 0;
+    return capi::guard(error, [&]() -> result<void> {
+        const auto own = capi::loader_of(loader);
+        if (!own) return own.error();
+        const auto id = (*own)->current()->space_id();
+        if (!id) return id.error();
+        return capi::copy_text(*id, dst, dst_bytes, needed_bytes);
     });
 }
 

@@ -69,6 +69,23 @@ inline bitmill_model_facts facts_from(const model_facts& facts) noexcept {
     return c;
 }
 
+// But for the host's memory and threads.
+inline result<model_options> model_options_from(const bitmill_model_options& c) {
+    model_options options;
+    options.threads = c.threads;
+    if (c.level != nullptr) options.level = c.level;
+    if (auto done = put_named(c.activation, activation_from_text, options.activation); !done)
+        return done.error();
+    return options;
+}
+
+// In the host's memory: Handle{memory, rest...}.
+template <class Handle, class... Rest>
+handle_of<Handle> new_handle(host_memory memory, Rest&&... rest) {
+    void* const place = memory.allocate(sizeof(Handle), alignof(Handle));
+    return handle_of<Handle>(new (place) Handle{memory, std::forward<Rest>(rest)...});
+}
+
 // A handle whose `own` is what open(path, options, hooks) gives; the hooks are those of the handle.
 template <class Handle, class Open>
 result<handle_of<Handle>> open_handle(const char* path, const bitmill_model_options* given,
@@ -79,15 +96,12 @@ result<handle_of<Handle>> open_handle(const char* path, const bitmill_model_opti
     if (!c) return c.error();
     const auto hooks = hooks_from(c->hooks);
     if (!hooks) return hooks.error();
-    model_options options;
-    options.threads = c->threads;
-    if (c->level != nullptr) options.level = c->level;
-    if (auto done = put_named(c->activation, activation_from_text, options.activation); !done)
-        return done.error();
+    auto options = model_options_from(*c);
+    if (!options) return options.error();
     host_memory memory(*hooks);
     handle_of<Handle> handle(new (memory.allocate(sizeof(Handle), alignof(Handle))) Handle{*hooks, memory});
-    put_host(handle->hooks, handle->memory, options);
-    auto opened = open(*from, options, handle->hooks);
+    put_host(handle->hooks, handle->memory, *options);
+    auto opened = open(*from, *options, handle->hooks);
     if (!opened) return opened.error();
     handle->own = std::move(opened).value();
     return handle;

@@ -175,6 +175,18 @@ bitmill_status bitmill_text_encoder_json(const bitmill_text_encoder* encoder, ch
     });
 }
 
+bitmill_status bitmill_text_encoder_space_id(const bitmill_text_encoder* encoder, char* dst, size_t dst_bytes,
+                                             size_t* needed_bytes, bitmill_error* error) {
+    if (needed_bytes != nullptr) *needed_bytes = 0;
+    return capi::guard(error, [&]() -> result<void> {
+        const auto model = capi::encoder_of(encoder);
+        if (!model) return model.error();
+        const auto id = (*model)->space_id();
+        if (!id) return id.error();
+        return capi::copy_text(*id, dst, dst_bytes, needed_bytes);
+    });
+}
+
 bitmill_status bitmill_text_encoder_embed(const bitmill_text_encoder* encoder, const bitmill_texts* texts,
                                           const bitmill_text_options* options, float* dst, uint64_t dst_count,
                                           bitmill_error* error) {

@@ -26,12 +26,13 @@ def main():
     parser.add_argument("--out", required=True, type=pathlib.Path)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    text = (args.capi / "bitmill.h").read_text()
-    (args.out / "bitmill.h").write_text(grow(text))
+    for path in args.capi.glob("*.h"):
+        (args.out / path.name).write_text(grow(path.read_text()))
     for path in args.capi.glob("*.?pp"):
         shutil.copy(path, args.out)
     # Fails to compile where it finds today's header.
-    proof = "".join(f"static_assert(sizeof({name}::{FIELD}) == 8);\n" for name in c_header.structs(text))
+    structs = c_header.structs(c_header.read(args.capi.parent))
+    proof = "".join(f"static_assert(sizeof({name}::{FIELD}) == 8);\n" for name in structs)
     (args.out / "bitmill.cpp").write_text((args.capi / "bitmill.cpp").read_text() + proof)
 
 

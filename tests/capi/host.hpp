@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -74,6 +75,13 @@ public:
         tokens.ids_count = ids.size();
         tokens.lengths = lengths.data();
         tokens.lengths_count = lengths.size();
+        make_managed();
+        std::filesystem::create_directory(models);
+        put_encoder(models + "/tiny");
+        registry_options.hooks = &hooks;
+        quantize_options.hooks = &hooks;
+        quantize_options.to = "int8";
+        REQUIRE(bitmill_registry_open(models.c_str(), nullptr, &registry, nullptr) == BITMILL_OK);
     }
     ~host() {
         bitmill_model_destroy(running);
@@ -82,6 +90,10 @@ public:
         bitmill_model_loader_destroy(loader);
         bitmill_model_loader_destroy(reranking);
         bitmill_comparison_destroy(comparison);
+        bitmill_found_levels_destroy(found);
+        bitmill_managed_model_destroy(managed);
+        bitmill_manager_destroy(manager);
+        bitmill_registry_destroy(registry);
     }
     host(const host&) = delete;
     host& operator=(const host&) = delete;
@@ -215,6 +227,51 @@ public:
         bitmill_comparison_destroy(made);
         return status;
     }
+    bitmill_status get_found_level() { return bitmill_found_levels_get(found, 0, found_level_at, &error); }
+    bitmill_status choose_level() {
+        return bitmill_choose_level(policy_input_at, thresholds_at, decision_at, &error);
+    }
+    bitmill_status system_memory() { return bitmill_read_system_memory(memory_at, &error); }
+
+    bitmill_status create_manager() {
+        bitmill_manager* made = manager;  // a failure has something to clear
+        const auto status = bitmill_manager_create(manager_options_at, &made, &error);
+        CHECK((made != nullptr) == (status == BITMILL_OK));
+        bitmill_manager_destroy(made);
+        return status;
+    }
+    bitmill_status add_managed() {
+        (void)bitmill_manager_remove_model(manager, "n", nullptr);
+        return bitmill_manager_add_model(manager, "n", encoder.c_str(), managed_options_at, &error);
+    }
+    bitmill_status load_managed() {
+        bitmill_managed_model* made = managed;  // a failure has something to clear
+        const auto status = bitmill_manager_load_model(manager, "m", request_at, &made, &error);
+        CHECK((made != nullptr) == (status == BITMILL_OK));
+        bitmill_managed_model_destroy(made);
+        return status;
+    }
+    bitmill_status warm_managed() { return bitmill_manager_warm_model(manager, "m", request_at, &error); }
+    bitmill_status get_decision() { return bitmill_managed_model_get_decision(managed, decision_at, &error); }
+    bitmill_status set_thresholds() { return bitmill_manager_set_thresholds(manager, thresholds_at, &error); }
+    bitmill_status manager_status() { return bitmill_manager_get_status(manager, manager_status_at, &error); }
+    bitmill_status managed_status() {
+        return bitmill_manager_get_model(manager, "m", managed_status_at, &error);
+    }
+    bitmill_status calculate() {
+        return bitmill_manager_calculate(manager, 1e6, request_at, estimate_at, &error);
+    }
+    bitmill_status open_registry() {
+        bitmill_registry* made = registry;  // a failure has something to clear
+        const auto status = bitmill_registry_open(models.c_str(), registry_options_at, &made, &error);
+        CHECK((made != nullptr) == (status == BITMILL_OK));
+        bitmill_registry_destroy(made);
+        return status;
+    }
+    bitmill_status registry_quantize() {
+        return kept(
+            bitmill_registry_quantize(registry, "tiny", quantize_options_at, outcome_at, &report, &error));
+    }
     bitmill_status get_metric() { return bitmill_comparison_metric(comparison, "mrr@10", metric_at, &error); }
 
     temp_folder folder, other_folder;
@@ -271,11 +328,52 @@ public:
     bitmill_metric metric = BITMILL_METRIC_INIT;
     bitmill_compare_options* compare_options_at = &compare_options;
     bitmill_metric* metric_at = &metric;
+    // Of levels, memory, the manager (its model "m" is `encoder`, its memory half in use) and the registry of `models`.
+    bitmill_found_levels* found = nullptr;
+    bitmill_found_level found_level = BITMILL_FOUND_LEVEL_INIT, *found_level_at = &found_level;
+    bitmill_policy_input policy_input = BITMILL_POLICY_INPUT_INIT;
+    const bitmill_policy_input* policy_input_at = &policy_input;
+    bitmill_policy_thresholds thresholds = BITMILL_POLICY_THRESHOLDS_INIT;
+    const bitmill_policy_thresholds* thresholds_at = &thresholds;
+    bitmill_policy_decision decision = BITMILL_POLICY_DECISION_INIT, *decision_at = &decision;
+    bitmill_system_memory memory = BITMILL_SYSTEM_MEMORY_INIT, *memory_at = &memory;
+    bitmill_manager* manager = nullptr;
+    bitmill_manager_options manager_options = BITMILL_MANAGER_OPTIONS_INIT;
+    const bitmill_manager_options* manager_options_at = &manager_options;
+    bitmill_managed_model* managed = nullptr;
+    bitmill_managed_model_options managed_options = BITMILL_MANAGED_MODEL_OPTIONS_INIT;
+    const bitmill_managed_model_options* managed_options_at = &managed_options;
+    bitmill_load_request request = BITMILL_LOAD_REQUEST_INIT;
+    const bitmill_load_request* request_at = &request;
+    bitmill_manager_status of_manager = BITMILL_MANAGER_STATUS_INIT, *manager_status_at = &of_manager;
+    bitmill_managed_status of_managed = BITMILL_MANAGED_STATUS_INIT, *managed_status_at = &of_managed;
+    bitmill_level_estimate estimate = BITMILL_LEVEL_ESTIMATE_INIT, *estimate_at = &estimate;
+    std::string models = other_folder / "models";
+    bitmill_registry* registry = nullptr;
+    bitmill_registry_options registry_options = BITMILL_REGISTRY_OPTIONS_INIT;
+    const bitmill_registry_options* registry_options_at = &registry_options;
+    bitmill_mill_options quantize_options = BITMILL_MILL_OPTIONS_INIT;
+    const bitmill_mill_options* quantize_options_at = &quantize_options;
+    bitmill_quantize_outcome outcome = BITMILL_QUANTIZE_OUTCOME_INIT, *outcome_at = &outcome;
     std::vector<float> values = std::vector<float>(4 * 32, 0.5f);
     std::vector<float> results;
     std::vector<char> codes, scales, zero_points, nested_scales, residual;
 
 private:
+    void make_managed() {
+        REQUIRE(bitmill_find_levels(encoder.c_str(), nullptr, &found, nullptr) == BITMILL_OK);
+        policy_input.total_bytes = 100;
+        manager_options.model = &model_options;
+        manager_options.thresholds = &thresholds;
+        manager_options.read_memory = [](void*, bitmill_system_memory* now) -> bitmill_status {
+            now->total_bytes = std::uint64_t{16} << 30;
+            now->available_bytes = std::uint64_t{8} << 30;
+            return BITMILL_OK;
+        };
+        REQUIRE(bitmill_manager_create(&manager_options, &manager, nullptr) == BITMILL_OK);
+        REQUIRE(bitmill_manager_add_model(manager, "m", encoder.c_str(), nullptr, nullptr) == BITMILL_OK);
+        REQUIRE(bitmill_manager_load_model(manager, "m", nullptr, &managed, nullptr) == BITMILL_OK);
+    }
     template <class Run>
     bitmill_status run(Run* through, std::size_t count) {
         results.assign(count, 0.0f);  // a sanitizer sees who writes past it
@@ -322,6 +420,20 @@ inline const std::vector<std::pair<const char*, call>> all_calls = {
     {"loader_classify", &host::loader_classify},
     {"loader_rerank", &host::loader_rerank},
     {"compare", &host::compare},
-    {"metric", &host::get_metric}};
+    {"metric", &host::get_metric},
+    {"found_level", &host::get_found_level},
+    {"choose_level", &host::choose_level},
+    {"system_memory", &host::system_memory},
+    {"create_manager", &host::create_manager},
+    {"add_managed", &host::add_managed},
+    {"load_managed", &host::load_managed},
+    {"warm_managed", &host::warm_managed},
+    {"get_decision", &host::get_decision},
+    {"set_thresholds", &host::set_thresholds},
+    {"manager_status", &host::manager_status},
+    {"managed_status", &host::managed_status},
+    {"calculate", &host::calculate},
+    {"open_registry", &host::open_registry},
+    {"registry_quantize", &host::registry_quantize}};
 
 }  // namespace bitmill_test

@@ -491,6 +491,64 @@ void run_compare(models& m, bool every) {
         failing_memory::source::heap, every);
 }
 
+// Levels, a decision, a manager of no models, a registry of two. What a level's own failure becomes, another level that
+// serves, is the manager's test.
+void run_manager(models& m, bool own_memory, bool every) {
+    const std::string folder = m.path("encoder-int8"), root = m.path("registry");
+    for (const char* name : {"/one", "/two"}) put_encoder(root + name);
+    const bitmill_hooks hooks = hooks_of(own_memory);
+    bitmill_model_options model = BITMILL_MODEL_OPTIONS_INIT;
+    model.hooks = &hooks;
+    bitmill_manager_options options = BITMILL_MANAGER_OPTIONS_INIT;
+    options.model = &model;
+    options.read_memory = [](void*, bitmill_system_memory* now) -> bitmill_status {
+        now->total_bytes = now->available_bytes = std::uint64_t{1} << 34;
+        return BITMILL_OK;
+    };
+    bitmill_registry_options registry_options = BITMILL_REGISTRY_OPTIONS_INIT;
+    registry_options.hooks = &hooks;
+    bitmill_policy_input input = BITMILL_POLICY_INPUT_INIT;
+    input.total_bytes = 100;
+    std::vector<char> text(1 << 16);
+    run({std::string("levels + choose_level + create + status + calculate") +
+             (own_memory ? ", the host's memory" : ""),
+         [&](bitmill_error& error) {
+             bitmill_found_levels* levels = nullptr;
+             auto done = bitmill_find_levels(folder.c_str(), nullptr, &levels, &error);
+             bitmill_found_levels_destroy(levels);
+             bitmill_policy_decision decision = BITMILL_POLICY_DECISION_INIT;
+             if (done == BITMILL_OK) done = bitmill_choose_level(&input, nullptr, &decision, &error);
+             bitmill_manager* manager = nullptr;
+             if (done == BITMILL_OK) done = bitmill_manager_create(&options, &manager, &error);
+             for (const auto tell :
+                  {bitmill_manager_status_json, bitmill_manager_memory_json, bitmill_manager_cache_json})
+                 if (done == BITMILL_OK) done = tell(manager, text.data(), text.size(), nullptr, &error);
+             bitmill_level_estimate estimate = BITMILL_LEVEL_ESTIMATE_INIT;
+             if (done == BITMILL_OK)
+                 done = bitmill_manager_calculate(manager, 1e8, nullptr, &estimate, &error);
+             bitmill_manager_destroy(manager);
+             return done;
+         },
+         [](bool) { return std::string(); }},
+        own_memory ? failing_memory::source::hook : failing_memory::source::heap, every);
+    run({std::string("open + list + set_active + active of a registry") +
+             (own_memory ? ", the host's memory" : ""),
+         [&](bitmill_error& error) {
+             bitmill_registry* registry = nullptr;
+             auto done = bitmill_registry_open(root.c_str(), &registry_options, &registry, &error);
+             if (done == BITMILL_OK)
+                 done = bitmill_registry_list_json(registry, text.data(), text.size(), nullptr, &error);
+             if (done == BITMILL_OK)
+                 done = bitmill_registry_set_active(registry, "roberta", 1, "int8", &error);
+             if (done == BITMILL_OK)
+                 done = bitmill_registry_active_json(registry, text.data(), text.size(), nullptr, &error);
+             bitmill_registry_destroy(registry);
+             return done;
+         },
+         [](bool) { return std::string(); }},
+        own_memory ? failing_memory::source::hook : failing_memory::source::heap, every);
+}
+
 // Calls that fail anyway: the words of an error need memory, too.
 void run_errors(models& m, bool every) {
     const auto none = [](bool) { return std::string(); };
@@ -615,6 +673,7 @@ int main(int argc, char** argv) {
     run_text(m, every);
     put_file(m.path("encoder-int8/tokenizer.json"), letter_tokenizer(16));
     for (const bool own_memory : {false, true}) run_loader(m, own_memory, every);
+    for (const bool own_memory : {false, true}) run_manager(m, own_memory, every);
     run_compare(m, every);
     std::printf("%s", table.c_str());
     return failures == 0 ? 0 : 1;

@@ -79,7 +79,30 @@ std::vector<use> inputs() {
             use_of("texts", &host::texts, &host::loader_rerank),
             use_of("compare_options", &host::compare_options, &host::compare),
             use_of("hooks", &host::hooks, &host::compare),
-            use_of("metric", &host::metric, &host::get_metric)};
+            use_of("metric", &host::metric, &host::get_metric),
+            use_of("found_level", &host::found_level, &host::get_found_level),
+            use_of("policy_input", &host::policy_input, &host::choose_level),
+            use_of("thresholds", &host::thresholds, &host::choose_level),
+            use_of("decision", &host::decision, &host::choose_level),
+            use_of("memory", &host::memory, &host::system_memory),
+            use_of("manager_options", &host::manager_options, &host::create_manager),
+            use_of("thresholds", &host::thresholds, &host::create_manager),
+            use_of("model_options", &host::model_options, &host::create_manager),
+            use_of("hooks", &host::hooks, &host::create_manager),
+            use_of("managed_options", &host::managed_options, &host::add_managed),
+            use_of("request", &host::request, &host::load_managed),
+            use_of("request", &host::request, &host::warm_managed),
+            use_of("decision", &host::decision, &host::get_decision),
+            use_of("thresholds", &host::thresholds, &host::set_thresholds),
+            use_of("of_manager", &host::of_manager, &host::manager_status),
+            use_of("of_managed", &host::of_managed, &host::managed_status),
+            use_of("request", &host::request, &host::calculate),
+            use_of("estimate", &host::estimate, &host::calculate),
+            use_of("registry_options", &host::registry_options, &host::open_registry),
+            use_of("hooks", &host::hooks, &host::open_registry),
+            use_of("quantize_options", &host::quantize_options, &host::registry_quantize),
+            use_of("hooks", &host::hooks, &host::registry_quantize),
+            use_of("outcome", &host::outcome, &host::registry_quantize)};
 }
 
 void set_size(void* at, std::uint32_t size) { std::memcpy(at, &size, sizeof size); }
@@ -175,7 +198,8 @@ TEST_CASE("structs: a newer program's fields are fine while they are 0, and unsu
         auto* sizes = pick("sizes", &h.sizes);
         auto* metrics = pick("metrics", &h.metrics);
         h.encode_options.hooks = h.mill_options.hooks = h.dequantize_options.hooks = h.verify_options.hooks =
-            h.model_options.hooks = h.text_options.hooks = h.compare_options.hooks = hooks;
+            h.model_options.hooks = h.text_options.hooks = h.compare_options.hooks =
+                h.registry_options.hooks = h.quantize_options.hooks = hooks;
         auto* encode_options = pick("encode_options", &h.encode_options);
         auto* mill_options = pick("mill_options", &h.mill_options);
         auto* dequantize_options = pick("dequantize_options", &h.dequantize_options);
@@ -228,7 +252,22 @@ TEST_CASE("structs: a newer program's fields are fine while they are 0, and unsu
         h.record_at = pick("record", &h.record);
         h.facts_at = pick("facts", &h.facts);
         h.size_at = pick("size", &h.size);
-        if (u.through != &host::inspect) return (h.*u.through)();  // of texts and loaders
+        h.found_level_at = pick("found_level", &h.found_level);
+        h.policy_input_at = pick("policy_input", &h.policy_input);
+        h.manager_options.thresholds = h.thresholds_at = pick("thresholds", &h.thresholds);
+        h.manager_options.model = h.model_options_at;
+        h.decision_at = pick("decision", &h.decision);
+        h.memory_at = pick("memory", &h.memory);
+        h.manager_options_at = pick("manager_options", &h.manager_options);
+        h.managed_options_at = pick("managed_options", &h.managed_options);
+        h.request_at = pick("request", &h.request);
+        h.manager_status_at = pick("of_manager", &h.of_manager);
+        h.managed_status_at = pick("of_managed", &h.of_managed);
+        h.estimate_at = pick("estimate", &h.estimate);
+        h.registry_options_at = pick("registry_options", &h.registry_options);
+        h.quantize_options_at = pick("quantize_options", &h.quantize_options);
+        h.outcome_at = pick("outcome", &h.outcome);
+        if (u.through != &host::inspect) return (h.*u.through)();  // of texts, loaders and what follows
         bitmill_report* report = nullptr;
         const bitmill_status status = bitmill_inspect(model, hooks, &report, e);
         bitmill_report_destroy(report);
@@ -274,14 +313,24 @@ TEST_CASE("structs: a newer program's error is filled as far as this version goe
 
 TEST_CASE("structs: a reserved field that is set is unsupported") {
     host h;
-    const std::pair<std::uint32_t*, call> fields[] = {{&h.encode_options.reserved, &host::encode},
-                                                      {&h.metrics.reserved, &host::encode},
-                                                      {&h.hooks.reserved, &host::encode},
-                                                      {&h.hooks.reserved, &host::inspect},
-                                                      {&h.hooks.reserved, &host::mill},
-                                                      {&h.mill_options.reserved, &host::mill},
-                                                      {&h.hooks.reserved, &host::open},
-                                                      {&h.tokens.reserved, &host::embed}};
+    const std::pair<std::uint32_t*, call> fields[] = {
+        {&h.encode_options.reserved, &host::encode},
+        {&h.metrics.reserved, &host::encode},
+        {&h.hooks.reserved, &host::encode},
+        {&h.hooks.reserved, &host::inspect},
+        {&h.hooks.reserved, &host::mill},
+        {&h.mill_options.reserved, &host::mill},
+        {&h.hooks.reserved, &host::open},
+        {&h.tokens.reserved, &host::embed},
+        {&h.decision.reserved, &host::choose_level},
+        {&h.memory.reserved, &host::system_memory},
+        {&h.manager_options.reserved, &host::create_manager},
+        {&h.managed_options.reserved, &host::add_managed},
+        {&h.request.reserved, &host::load_managed},
+        {&h.of_managed.reserved, &host::managed_status},
+        {&h.estimate.reserved, &host::calculate},
+        {&h.registry_options.reserved, &host::open_registry},
+        {&h.quantize_options.reserved, &host::registry_quantize}};
     for (const auto& [field, through] : fields) {
         *field = 1;
         CHECK((h.*through)() == BITMILL_UNSUPPORTED);
@@ -324,11 +373,14 @@ TEST_CASE("structs: a number that stands for nothing is refused by name") {
 TEST_CASE("structs: half of the memory hooks is refused") {
     host h;
     const call without[] = {
-        &host::bound,           &host::get_facts,     &host::embed,       &host::hidden,
-        &host::logits,          &host::tokenize,      &host::embed_texts, &host::classify,
-        &host::pair_logits,     &host::rerank,        &host::use_level,   &host::use_quantized,
-        &host::last_switch,     &host::loader_facts,  &host::size_info,   &host::loader_embed,
-        &host::loader_classify, &host::loader_rerank, &host::get_metric};
+        &host::bound,           &host::get_facts,     &host::embed,          &host::hidden,
+        &host::logits,          &host::tokenize,      &host::embed_texts,    &host::classify,
+        &host::pair_logits,     &host::rerank,        &host::use_level,      &host::use_quantized,
+        &host::last_switch,     &host::loader_facts,  &host::size_info,      &host::loader_embed,
+        &host::loader_classify, &host::loader_rerank, &host::get_metric,     &host::get_found_level,
+        &host::choose_level,    &host::system_memory, &host::add_managed,    &host::load_managed,
+        &host::warm_managed,    &host::get_decision,  &host::set_thresholds, &host::manager_status,
+        &host::managed_status,  &host::calculate};
     for (const auto& [name, through] : all_calls) {
         if (std::find(std::begin(without), std::end(without), through) != std::end(without))
             continue;  // they take no memory

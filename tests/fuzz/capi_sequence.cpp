@@ -252,7 +252,7 @@ public:
 
     void run(const call& c) {
         error_ = error_argument(BITMILL_ERROR_INIT, c[7]);
-        switch (c[0] % 14) {
+        switch (c[0] % 15) {
             case 0: return set_scheme(c[1], c[2]);
             case 1: return set_matrix(c[1], c[2]);
             case 2: return set_mill(c[1], c[2]);
@@ -269,7 +269,8 @@ public:
                 report_ = nullptr;
                 return;
             case 12: return set_isa(c[1]);
-            default: return check_folder(c);
+            case 13: return check_folder(c);
+            default: return choose_level(c);
         }
     }
 
@@ -340,6 +341,36 @@ private:
         host_.fails_at = fails_at;
         host_.cancels_at = cancels_at;
         host_.allocations = host_.steps = 0;
+    }
+
+    // Of what the numbers and names make: a level, or a refusal and nothing.
+    void choose_level(const call& c) {
+        const char* const levels[] = {"fp16", "int8", at(names, c[4])};
+        const std::uint64_t peaks[] = {at(numbers, c[5]), at(numbers, c[5] / 16u), 1};
+        bitmill_policy_input input = BITMILL_POLICY_INPUT_INIT;
+        input.active_requests = c[2] % 16u;
+        input.total_bytes = at(numbers, c[2]);
+        input.other_bytes = at(numbers, c[3]);
+        input.priority = c[4] % 4 == 3 ? "quality" : nullptr;
+        input.levels = levels;
+        input.peak_bytes = c[4] == 255 ? nullptr : peaks;
+        input.levels_count = c[5] % 4u;
+        input.current = at(names, c[6]);
+        input.since_switch_ms = at(numbers, c[6]);
+        bitmill_policy_thresholds limits = BITMILL_POLICY_THRESHOLDS_INIT;
+        limits.comfortable = static_cast<double>(c[3]) / 512;
+        limits.hysteresis = c[6] == 255 ? NAN : static_cast<double>(c[6]) - 1;
+        limits.dwell_ms = static_cast<std::int64_t>(at(numbers, c[3] / 8u));
+        argument<bitmill_policy_input> asked(input, c[1] % 16u);
+        argument<bitmill_policy_thresholds> thresholds(limits, c[1] / 16u);
+        argument<bitmill_policy_decision> decision(BITMILL_POLICY_DECISION_INIT, c[6] / 16u);
+        const auto status = bitmill_choose_level(asked.get(), thresholds.get(), decision.get(), error_.get());
+        check(status, error_);
+        require((asked.sound() && decision.sound()) || status != BITMILL_OK, "a bad struct is refused");
+        if (decision.null() || !decision.sound_size()) return;
+        const bitmill_policy_decision told = decision.read();
+        require((status == BITMILL_OK) == (told.level[0] != '\0'), "a level on success only");
+        require(std::memchr(told.explanation, 0, sizeof told.explanation) != nullptr, "the explanation ends");
     }
 
     // ---- matrices

@@ -7,22 +7,25 @@ Every difference is a complaint, also one that breaks nobody: a release is compa
 import argparse
 import pathlib
 import re
+import shutil
 import subprocess
 import tempfile
 
+import c_header
 import guard
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 BASELINE = "abi/libbitmill_c.abi"
-HEADER = "capi/bitmill.h"
+HEADERS = [c_header.HEADER, *c_header.PARTS]
 
 
 def describe(library, source, out):
     # With --no-show-locs a change in a public struct would pass for a private one; without
     # --exported-interfaces-only the description holds half of libstdc++, 12 MB. The header is named as the debug
     # information names it: a struct from any other file is private, and left out.
+    public = [part for header in HEADERS for part in ("--header-file", header)]
     subprocess.run(["abidw", "--no-corpus-path", "--no-comp-dir-path", "--exported-interfaces-only",
-                    "--drop-private-types", "--header-file", HEADER, "--out-file", str(out), str(library.resolve())],
+                    "--drop-private-types", *public, "--out-file", str(out), str(library.resolve())],
                    check=True, cwd=source)
     if "name='struct_size'" not in out.read_text():
         raise SystemExit(f"{library}: abidw finds no public struct; was it built with -g?")
@@ -48,8 +51,10 @@ def check(source, args):
 
 
 def build(root, header):
-    (root / HEADER).write_text(header)
-    prototypes = re.findall(r"^BITMILL_API ([^;]*);", header, re.M)
+    (root / c_header.HEADER).write_text(header)
+    for part in c_header.PARTS:
+        shutil.copy(PROJECT / part, root / part)
+    prototypes = re.findall(r"^BITMILL_API ([^;]*);", c_header.read(root), re.M)
     (root / "capi/functions.c").write_text('#include "bitmill.h"\n' + "".join(
         f"{prototype} {{ __builtin_trap(); }}\n" for prototype in prototypes))
     library = root / "libsample.so"
@@ -59,7 +64,7 @@ def build(root, header):
 
 
 def check_sample(root, args):
-    header = (PROJECT / HEADER).read_text()
+    header = (PROJECT / c_header.HEADER).read_text()
     before, after = (root / "before").read_text(), (root / "after").read_text()
     if before not in header:
         return [f"the header has no '{before}'"]

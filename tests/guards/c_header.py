@@ -1,8 +1,14 @@
-"""What bitmill.h declares, as the guards of the C interface see it."""
+"""What bitmill.h and the headers that it includes declare, as the guards of the C interface see it."""
 
 import re
 
 HEADER = "capi/bitmill.h"
+PARTS = ["capi/bitmill_manager.h"]  # bitmill.h includes them
+
+
+def read(source):
+    """All of them, as one text."""
+    return "\n".join((source / path).read_text() for path in [HEADER, *PARTS] if (source / path).exists())
 
 
 def without_comments(text):

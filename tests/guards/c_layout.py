@@ -50,11 +50,12 @@ def names_in(text):
 
 def check(source, args):
     header = source / c_header.HEADER
+    text = c_header.read(source)
     lines = (source / TABLE).read_text().splitlines()
     rows = [ROW.fullmatch(line) for line in lines]
     if None in rows:
         return [f"{TABLE}:{rows.index(None) + 1}: not a row: {lines[rows.index(None)]}"]
-    listed, declared = [line.split()[0] for line in lines], names_in(header.read_text())
+    listed, declared = [line.split()[0] for line in lines], names_in(text)
     complaints = [f"{TABLE}: {name} of bitmill.h is not listed" for name in declared if name not in listed]
     complaints += [f"{TABLE}: bitmill.h has no {name} any more" for name in listed if name not in declared]
     if complaints:

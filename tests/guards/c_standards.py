@@ -39,7 +39,7 @@ def compile_one(source, text, compiler, language, standard):
 
 
 def check(source, args):
-    text = (source / c_header.HEADER).read_text()
+    text = c_header.read(source)
     if not c_header.structs(text) or not c_header.functions(text):
         return [f"{c_header.HEADER}: nothing is declared"]
     compilers = [name for name in args.compilers if shutil.which(name)]

@@ -14,12 +14,12 @@ def output(*command):
     return subprocess.run([str(part) for part in command], check=True, text=True, capture_output=True).stdout
 
 
-def check_exports(args, header, library):
-    declared = c_header.functions(header.read_text())
+def check_exports(args, root, library):
+    declared = c_header.functions(c_header.read(root))
     lines = output(args.nm, "-D", "--defined-only", library).splitlines()
     exported = {line.split()[-1].partition("@")[0] for line in lines if line.strip()}
     if not declared:
-        yield f"{header}: no functions found"
+        yield f"{c_header.HEADER}: no functions found"
     for name in sorted(declared - exported):
         yield f"{library.name}: {name} of bitmill.h is missing"
     for name in sorted(exported - declared):
@@ -41,7 +41,7 @@ def check_tables(args, library):
 
 
 def check(source, args):
-    return [*check_exports(args, source / c_header.HEADER, args.shared), *check_tables(args, args.static)]
+    return [*check_exports(args, source, args.shared), *check_tables(args, args.static)]
 
 
 def check_sample(root, args):
@@ -50,7 +50,7 @@ def check_sample(root, args):
     for made in objects:
         output(args.compiler, "-c", made.with_suffix(".c"), "-o", made)
     output(args.ar, "rcs", static, *objects)
-    return [*check_exports(args, root / c_header.HEADER, shared), *check_tables(args, static)]
+    return [*check_exports(args, root, shared), *check_tables(args, static)]
 
 
 HIDDEN = '__attribute__((visibility("hidden"))) '

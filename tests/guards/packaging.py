@@ -11,6 +11,7 @@ NAMES = {
     "xsimd": ("xsimd", "libxsimd-dev"),
     "nlohmann_json": ("nlohmann-json", "nlohmann-json3-dev"),
     "CLI11": ("cli11", "libcli11-dev"),
+    "Boost": ("boost-beast", "libboost-dev"),
     "doctest": ("doctest", "doctest-dev"),
     "benchmark": ("benchmark", "libbenchmark-dev"),
     "xtensor": ("xtensor", "libxtensor-dev"),

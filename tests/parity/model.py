@@ -87,6 +87,62 @@ class _Texts(c.Structure):
     ]
 
 
+class _SystemMemory(c.Structure):
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("total_bytes", c.c_uint64),
+        ("available_bytes", c.c_uint64),
+        ("process_bytes", c.c_uint64),
+        ("limit", c.c_char * 256),
+    ]
+
+
+_ReadMemory = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(_SystemMemory))
+
+
+class _ManagerOptions(c.Structure):
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("model", c.c_void_p),
+        ("thresholds", c.c_void_p),
+        ("capability", c.c_void_p),
+        ("capability_count", c.c_uint64),
+        ("max_cache_bytes", c.c_uint64),
+        ("working_bytes", c.c_uint64),
+        ("memory_interval_ms", c.c_int64),
+        ("machine_context", c.c_void_p),
+        ("read_memory", _ReadMemory),
+        ("clock_ms", c.c_void_p),
+    ]
+
+
+class _Decision(c.Structure):
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("used", c.c_double),
+        ("projected", c.c_double),
+        ("level", c.c_char * 16),
+        ("rule", c.c_char * 32),
+        ("explanation", c.c_char * 448),
+    ]
+
+
+class _Outcome(c.Structure):
+    _fields_ = [
+        ("struct_size", c.c_uint32),
+        ("is_quantized", c.c_int32),
+        ("already_quantized", c.c_int32),
+        ("did_work", c.c_int32),
+        ("level", c.c_char * 16),
+        ("job_id", c.c_char * 32),
+        ("model_name", c.c_char * 256),
+        ("message", c.c_char * 512),
+    ]
+
+
 def _text(value):
     return None if value is None else str(value).encode()
 
@@ -97,8 +153,10 @@ class Library:
         self._dll.bitmill_isa.restype = c.c_char_p
         self._dll.bitmill_isa_available.restype = c.c_char_p
         self._dll.bitmill_isa_available.argtypes = [c.c_size_t]
-        for name in "bitmill_model_destroy", "bitmill_model_loader_destroy":
-            getattr(self._dll, name).argtypes = [c.c_void_p]
+        for name in "model", "model_loader", "manager", "managed_model", "registry":
+            getattr(self._dll, f"bitmill_{name}_destroy").argtypes = [c.c_void_p]
+        self._dll.bitmill_managed_model_loader.argtypes = [c.c_void_p]
+        self._dll.bitmill_managed_model_loader.restype = c.c_void_p
 
     def call(self, name, *args):
         error = _Error(struct_size=c.sizeof(_Error))
@@ -124,6 +182,15 @@ class Library:
         text = c.create_string_buffer(needed.value)
         self.call(name, handle, text, needed, None)
         return json.loads(text.value)
+
+    def embed(self, loader, texts, width):
+        """[texts, width], by a loader's handle."""
+        data = (c.c_char_p * len(texts))(*map(_text, texts))
+        given = _Texts(c.sizeof(_Texts), 0, data, None, len(texts))
+        out = np.full((len(texts), width), np.nan, np.float32)
+        self.call("bitmill_model_loader_embed", loader, c.byref(given), None, c.c_void_p(out.ctypes.data),
+                  c.c_uint64(out.size))
+        return out
 
     def open(self, path, level=None, activation=None, threads=2):
         return Model(self, path, level, activation, threads)
@@ -214,12 +281,84 @@ class Loader:
 
     def embed(self, texts, width):
         """[texts, width]"""
-        data = (c.c_char_p * len(texts))(*map(_text, texts))
-        given = _Texts(c.sizeof(_Texts), 0, data, None, len(texts))
-        out = np.full((len(texts), width), np.nan, np.float32)
-        self._library.call("bitmill_model_loader_embed", self._handle, c.byref(given), None,
-                           c.c_void_p(out.ctypes.data), c.c_uint64(out.size))
-        return out
+        return self._library.embed(self._handle, texts, width)
+
+
+class _Handle:
+    """Ends with the block that it is opened for."""
+
+    def __init__(self, library, kind):
+        self._library, self._kind, self._handle = library, kind, c.c_void_p()
+
+    def close(self):
+        getattr(self._library._dll, f"bitmill_{self._kind}_destroy")(self._handle)
+        self._handle = c.c_void_p()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Manager(_Handle):
+    """Models by name, on a machine of 16 GiB of which the share `used` is in use."""
+
+    def __init__(self, library, threads=2):
+        super().__init__(library, "manager")
+        self.used = 0.1
+        self._read_memory = _ReadMemory(self._tell)  # lives as long as the manager may call it
+        model = _Options(c.sizeof(_Options), threads, None, None, None)
+        options = _ManagerOptions(struct_size=c.sizeof(_ManagerOptions), model=c.addressof(model),
+                                  memory_interval_ms=-1, read_memory=self._read_memory)
+        library.call("bitmill_manager_create", c.byref(options), c.byref(self._handle))
+
+    def _tell(self, _, memory):
+        memory.contents.total_bytes = 16 * 2**30
+        memory.contents.available_bytes = int(16 * 2**30 * (1 - self.used))
+        return 0
+
+    def add(self, name, path):
+        self._library.call("bitmill_manager_add_model", self._handle, _text(name), _text(path), None)
+
+    def load(self, name):
+        return Managed(self._library, self._handle, name)
+
+    def status(self):
+        return self._library.json("bitmill_manager_status_json", self._handle)
+
+
+class Managed(_Handle):
+    """A model at work."""
+
+    def __init__(self, library, manager, name):
+        super().__init__(library, "managed_model")
+        library.call("bitmill_manager_load_model", manager, _text(name), None, c.byref(self._handle))
+        decision = _Decision(struct_size=c.sizeof(_Decision))
+        library.call("bitmill_managed_model_get_decision", self._handle, c.byref(decision))
+        self.level, self.explanation = decision.level.decode(), decision.explanation.decode()
+
+    def embed(self, texts, width):
+        """[texts, width]"""
+        loader = c.c_void_p(self._library._dll.bitmill_managed_model_loader(self._handle))
+        return self._library.embed(loader, texts, width)
+
+
+class Registry(_Handle):
+    """The models of a folder."""
+
+    def __init__(self, library, root):
+        super().__init__(library, "registry")
+        library.call("bitmill_registry_open", _text(root), None, c.byref(self._handle))
+
+    def quantize(self, name):
+        """What bitmill_quantize_outcome holds."""
+        outcome = _Outcome(struct_size=c.sizeof(_Outcome))
+        self._library.call("bitmill_registry_quantize", self._handle, _text(name), None, c.byref(outcome), None)
+        return outcome
+
+    def list(self):
+        return self._library.json("bitmill_registry_list_json", self._handle)["models"]
 
 
 def library_of(bitmill_path):

@@ -138,6 +138,35 @@ def test_a_canary_takes_sound_levels_and_refuses_others(library, variants, plane
         assert np.array_equal(loader.embed(TEXTS, WIDTH), expected)
 
 
+def test_a_manager_walks_by_memory(library, variants):
+    expected = truths(library, variants, ["fp16", "int8", "int4"])
+    with model.Manager(library) as manager:
+        manager.add("minilm", variants)
+        for used, level in (0.2, "fp16"), (0.5, "int8"), (0.7, "int4"):
+            manager.used = used
+            with manager.load("minilm") as one:
+                assert (one.level, one.embed(TEXTS, WIDTH).tobytes()) == (level, expected[level])
+                assert "memory in use" in one.explanation
+        status = manager.status()
+        assert [one["to"] for one in status["switches"]] == ["fp16", "int8", "int4"]
+        assert status["memory"]["used_percent"] == "70.0%"
+        with pytest.raises(model.Error, match="there is no model 'other'"):
+            manager.load("other")
+
+
+def test_a_registry_mills_once(library, minilm, tmp_path):
+    shutil.copytree(minilm, tmp_path / "minilm")
+    with model.Registry(library, tmp_path) as registry:
+        first, again = registry.quantize("minilm"), registry.quantize("minilm")
+        assert (first.did_work, again.did_work, again.already_quantized) == (1, 0, 1)
+        assert first.message == b"Successfully quantized minilm model"
+        assert again.message == b"Model minilm is already quantized"
+        assert first.job_id == again.job_id
+        assert [one["levels"] for one in registry.list()] == [["original", "int8", "int4"]]
+        with pytest.raises(model.Error, match="Model other not found or not supported for quantization"):
+            registry.quantize("other")
+
+
 def test_switch_times_of_bert_base(library, bitmill, memory_folder, request):
     """Reported, never gated: 86 million weights in planes and in variants."""
     import encoders
