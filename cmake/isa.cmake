@@ -75,6 +75,10 @@ function(bitmill_add_isa_objects library)
         # An object of an LTO build holds no code yet, so there would be nothing to make local. Kernels do not
         # throw; without exceptions the object needs nothing of the C++ runtime either.
         target_compile_options(${target} PRIVATE -fno-lto -fno-exceptions ${bitmill_flags_${isa}})
+        if(BITMILL_SANITIZE STREQUAL "address")
+            # Every vector in a wrapper that is inlined is a scope: clang takes 264 s to watch them all, 80 s without.
+            target_compile_options(${target} PRIVATE -fno-sanitize-address-use-after-scope)
+        endif()
         if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
             # objcopy cannot make a unique symbol local, which an inline variable would be.
             target_compile_options(${target} PRIVATE -fno-gnu-unique)
