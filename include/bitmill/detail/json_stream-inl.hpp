@@ -18,8 +18,8 @@
 
 #include <bitmill/core/error.hpp>
 #include <bitmill/detail/io_error-inl.hpp>
+#include <bitmill/detail/safetensors_limits-inl.hpp>
 #include <bitmill/io/file.hpp>
-#include <bitmill/io/safetensors.hpp>
 
 namespace bitmill::detail {
 

@@ -107,7 +107,7 @@ struct model_manager::content : std::enable_shared_from_this<model_manager::cont
     // Why the level could not be had; "" where it serves.
     result<std::string> switch_to(const entry& model, model_loader& loader, const policy_decision& decision);
     void settle(const entry& model, model_loader& loader, const policy_decision& decision);
-    void record(managed_switch made);
+    void record(const detail::managed_entry& model, managed_switch made);
     void notice(const entry& model, model_loader& loader);
     void keep_room(const entry& model, const model_loader& loader);
     result<std::pair<handle, policy_decision>> load(const entry& model, const load_request& request);
@@ -234,10 +234,10 @@ BITMILL_INLINE void model_manager::content::settle(const entry& model, model_loa
         const bool too_far = drift && done.canary_cosine && *done.canary_cosine < 1 - *drift;
         model->note_fault(decision.level, time, too_far);
     }
-    record(std::move(made));
+    record(*model, std::move(made));
 }
 
-BITMILL_INLINE void model_manager::content::record(managed_switch made) {
+BITMILL_INLINE void model_manager::content::record(const detail::managed_entry& model, managed_switch made) {
     const std::string what = "model " + made.model + ": ";
     const std::string bytes = std::to_string(std::abs(made.freed_bytes));
     if (made.fault.empty())
@@ -251,6 +251,8 @@ BITMILL_INLINE void model_manager::content::record(managed_switch made) {
         log(log_level::warning, what + made.decision.level + " cannot be had, " +
                                     (made.to.empty() ? "the next is tried" : made.to + " serves") + ": " +
                                     made.fault);
+    made.fault = model.without_paths(std::move(made.fault));
+    made.decision.explanation = model.without_paths(std::move(made.decision.explanation));
     const std::lock_guard lock(mutex);
     seen.reset();  // other memory is in use now
     made.number = ++attempts;
@@ -362,7 +364,7 @@ model_manager::content::load(const entry& model, const load_request& request) {
             failed.model = model->name;
             failed.decision = std::move(*decision);
             failed.fault = got.error().text();
-            record(std::move(failed));
+            record(*model, std::move(failed));
             continue;
         }
         model_loader& loader = *(*got)->loader;
@@ -373,10 +375,10 @@ model_manager::content::load(const entry& model, const load_request& request) {
             const auto fault = switch_to(model, loader, *decision);
             if (!fault) return fault.error();
             if (!fault->empty() && decision->rule == "force")
-                return error{
-                    .code = error_code::unsupported,
-                    .message = "level " + decision->level + " is forced and cannot be had: " + *fault,
-                    .file = model->options.path};
+                return error{.code = error_code::unsupported,
+                             .message = "level " + decision->level +
+                                        " is forced and cannot be had: " + model->without_paths(*fault),
+                             .file = model->options.path};
             if (!fault->empty() && !last) continue;
         }
         model->note_decision(*decision);

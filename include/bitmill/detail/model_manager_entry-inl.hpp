@@ -74,6 +74,15 @@ public:
         return {};
     }
 
+    // Records are shown to whoever may ask, and where a model lies is the host's alone: its name stands for it.
+    [[nodiscard]] std::string without_paths(std::string text) const {
+        for (const auto* path : {&options.quantized, &options.path})
+            for (auto at = text.find(*path); !path->empty() && at != std::string::npos;
+                 at = text.find(*path, at + name.size()))
+                text.replace(at, path->size(), name);
+        return text;
+    }
+
     void measure(const std::string& level, std::uint64_t bytes) {
         const std::lock_guard lock(mutex_);
         measured_[level] = bytes;

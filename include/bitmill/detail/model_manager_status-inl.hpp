@@ -108,13 +108,14 @@ inline std::vector<std::string> warnings_of(const manager_status& status) {
 
 }  // namespace detail
 
-BITMILL_INLINE result<manager_status> model_manager::get_status() const {
+BITMILL_INLINE result<manager_status> model_manager::get_status(
+    std::optional<unsigned> active_requests) const {
     return detail::guard("", [&]() -> result<manager_status> {
         const content& it = *content_;
         const auto memory = it.memory();
         if (!memory) return memory.error();
         manager_status out;
-        out.active_requests = it.active;
+        out.active_requests = active_requests.value_or(it.active);
         out.memory = *memory;
         out.capability = it.options.capability;
         if (out.capability.empty())

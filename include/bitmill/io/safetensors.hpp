@@ -15,6 +15,7 @@
 #include <bitmill/core/dtype.hpp>
 #include <bitmill/core/error.hpp>
 #include <bitmill/core/ggml_type.hpp>
+#include <bitmill/detail/safetensors_limits-inl.hpp>
 #include <bitmill/io/file.hpp>
 #include <bitmill/io/tensor_writer.hpp>
 
@@ -23,13 +24,6 @@ namespace bitmill {
 namespace detail {
 class safetensors_table;
 }  // namespace detail
-
-// Limits beyond the specification, for readers and writers alike. (A header over 100 MB is refused by the
-// reference reader too.)
-inline constexpr std::uint64_t safetensors_max_header_bytes = 100'000'000;
-inline constexpr std::size_t safetensors_max_tensors = std::size_t{1} << 20;
-inline constexpr std::size_t safetensors_max_rank = 8;
-inline constexpr std::size_t safetensors_max_name_bytes = 1024;
 
 // One tensor of an open file. Borrows from the file object.
 struct tensor_info {

@@ -59,7 +59,7 @@ struct managed_switch {
     std::string from;              // "" when the model was opened
     std::string to;                // what serves now
     policy_decision decision;      // what was to be done, and why
-    std::string fault = {};        // why it could not be
+    std::string fault = {};        // why it could not be; no paths: those are in the log
     std::int64_t freed_bytes = 0;  // of weights; below 0 where it takes more
     double load_ms = 0;
 };
@@ -164,8 +164,8 @@ public:
     // Errors: as of create().
     [[nodiscard]] result<void> set_thresholds(const policy_thresholds&);
 
-    // Errors: those of reading memory.
-    [[nodiscard]] result<manager_status> get_status() const;
+    // `active_requests`: as load_request's. Errors: those of reading memory.
+    [[nodiscard]] result<manager_status> get_status(std::optional<unsigned> active_requests = {}) const;
     // Errors: invalid_argument for parameters that are no positive number, out_of_memory where no level fits.
     [[nodiscard]] result<level_estimate> calculate(double parameters, const load_request& = {}) const;
 
