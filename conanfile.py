@@ -35,7 +35,7 @@ class Bitmill(ConanFile):
         # All are headers only. Programs need them for bitmill::headers alone.
         packages = ["libxsimd-dev", "xtl-dev", "nlohmann-json3-dev"]
         if self.options.with_cli:
-            packages.append("libcli11-dev")
+            packages += ["libcli11-dev", "libboost-dev"]
         Apt(self).install(packages, update=False, check=True)
 
     def layout(self):

@@ -14,9 +14,11 @@ endif()
 find_package(nlohmann_json 3.11 CONFIG REQUIRED)
 if(BITMILL_BUILD_CLI)
     find_package(CLI11 2.1 CONFIG REQUIRED)
+    find_package(Boost 1.74 CONFIG QUIET)  # Asio and Beast, headers only
 endif()
 if(BITMILL_BUILD_TESTS)
     find_package(doctest 2.4 CONFIG REQUIRED)
+    find_package(Boost 1.74 CONFIG QUIET)
     # For the tests of bitmill/xtensor.hpp alone.
     set(xtensor_needed REQUIRED)
     if(CMAKE_CROSSCOMPILING)
@@ -26,6 +28,16 @@ if(BITMILL_BUILD_TESTS)
 endif()
 if(BITMILL_BUILD_BENCH)
     find_package(benchmark 1.7 CONFIG REQUIRED)
+endif()
+
+# `bitmill serve`, and the tests of what it is made of.
+set(bitmill_with_server OFF)
+if(BITMILL_BUILD_SERVER AND (BITMILL_BUILD_CLI OR BITMILL_BUILD_TESTS))
+    if(TARGET Boost::headers)
+        set(bitmill_with_server ON)
+    else()
+        message(STATUS "No Boost 1.74 or newer: the command is built without `serve`")
+    endif()
 endif()
 
 # The private libraries are headers only. Taking their folders instead of linking their targets keeps them

@@ -28,6 +28,7 @@ void add_rerank(CLI::App& app, action& chosen);
 void add_classify(CLI::App& app, action& chosen);
 void add_bench(CLI::App& app, action& chosen);
 void add_compare(CLI::App& app, action& chosen);
+void add_serve(CLI::App& app, action& chosen);  // where the server is built
 void add_info(CLI::App& app, action& chosen);
 
 // Writes the error as one line to stderr, with `json` also as an object to stdout. Returns the exit code:

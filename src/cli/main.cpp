@@ -22,6 +22,9 @@ int main(int argc, char** argv) {
     cli::add_classify(app, chosen);
     cli::add_bench(app, chosen);
     cli::add_compare(app, chosen);
+#if defined(BITMILL_WITH_SERVER)
+    cli::add_serve(app, chosen);
+#endif
     cli::add_info(app, chosen);
     // A limit of file sizes (ulimit -f) shows as an error of write(), with a message, not as a signal.
     std::signal(SIGXFSZ, SIG_IGN);

@@ -370,6 +370,41 @@ def tokenizer_files():
     yield "no_model", b"{}"
 
 
+def connections():
+    def request(method="GET", target="/", fields="", body="", version="1.1"):
+        return f"{method} {target} HTTP/{version}\r\nHost: localhost\r\n{fields}\r\n{body}".encode()
+
+    def chunked(rest, fields=""):
+        return request("POST", "/models/active", f"Transfer-Encoding: chunked\r\n{fields}", rest)
+
+    texts = {
+        "get": request(target="/models/a%20b?x=1&y=%C3%A9+"),
+        "json": request("POST", "/models/active", "Content-Length: 13\r\n", '{"a":[1,2.5]}'),
+        "chunks": chunked("4\r\n{\"a\"\r\n3;n=v\r\n:1}\r\n0\r\nX: y\r\n\r\n"),
+        "pipeline": request() + request("POST", "/", "Content-Length: 2\r\n", "[]") + request("HEAD", "/models/x"),
+        "old": request(version="1.0", fields="Connection: keep-alive\r\n") + request(version="1.0"),
+        "options": request("OPTIONS", "*"),
+        "whole_address": request(target="http://[::1]:8000/models/x"),
+        "both_lengths": chunked("0\r\n\r\n", "Content-Length: 5\r\n"),
+        "two_lengths": request("POST", fields="Content-Length: 1\r\nContent-Length: 1\r\n", body="x"),
+        "negative_chunk": chunked("-2\r\nxx\r\n"),
+        "huge_chunk": chunked("ffffffffffffffff\r\n"),
+        "continue": request("POST", fields="Expect: 100-continue\r\nContent-Length: 4\r\n", body="null"),
+        "coded": request("POST", fields="Content-Encoding: gzip\r\nContent-Length: 1\r\n", body="x"),
+        "long_target": request(target="/" + "a" * 1024),
+        "long_header": request(fields="X: " + "a" * 4096 + "\r\n"),
+        "many_fields": request(fields="X: y\r\n" * 101),
+        "folded": request(fields="X: a\r\n b\r\n"),
+        "deep": request("POST", fields="Content-Length: 34\r\n", body="[" * 17 + "]" * 17),
+        "other_host": b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        "other_origin": request(fields="Origin: http://evil.example\r\n"),
+        "cut": request()[:-1],
+        "tls": bytes([22, 3, 1, 0, 5, 1]),
+    }
+    for number, (name, text) in enumerate(texts.items()):
+        yield name, bytes([number % 7]) + text
+
+
 def main(folder):
     targets = {
         "safetensors_header": headers,
@@ -383,6 +418,7 @@ def main(folder):
         "pickle_file": pickled_models,
         "encoder_folder": encoder_folders,
         "tokenizer_file": tokenizer_files,
+        "http_bytes": connections,
     }
     for target, inputs in targets.items():
         into = pathlib.Path(folder) / target

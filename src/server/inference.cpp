@@ -1,0 +1,191 @@
+#include "inference.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+#include <tuple>
+#include <utility>
+
+namespace server {
+namespace {
+
+using bitmill::error;
+using bitmill::error_code;
+using bitmill::log_level;
+using bitmill::result;
+
+// `most`: behind which the text is cut; nullopt: nowhere.
+std::size_t tokens_of(const bitmill::text_encoder& encoder, std::string_view text,
+                      std::optional<std::size_t> most = std::nullopt) {
+    const auto encoded = encoder.tokenizer().encode(text, {.max_length = most, .truncate = most.has_value()});
+    return encoded ? encoded->ids.size() : 0;
+}
+
+std::size_t length_of(const bitmill::text_encoder& encoder, const inference_job& job) {
+    return job.how.max_length != 0 ? job.how.max_length : encoder.facts().max_length;
+}
+
+// Where texts may not be cut. The prompt's tokens are few, and the model cuts what they push out.
+result<void> check_lengths(const bitmill::text_encoder& encoder, const inference_job& job) {
+    if (job.truncate) return {};
+    const std::size_t most = length_of(encoder, job);
+    for (std::size_t i = 0; i < job.texts.size(); ++i) {
+        const std::size_t tokens = tokens_of(encoder, job.texts[i]);
+        if (tokens > most)
+            return error{.code = error_code::invalid_argument,
+                         .message = "text " + std::to_string(i) + " has " + std::to_string(tokens) +
+                                    " tokens, and the model takes " + std::to_string(most) +
+                                    "; shorten it, or ask for truncate"};
+    }
+    return {};
+}
+
+// What one call can run.
+auto key_of(const inference_job& job) {
+    return std::tuple(job.what, job.how.max_length, job.how.prompt, job.how.prompt_name);
+}
+
+}  // namespace
+
+std::size_t inference_job::bytes() const noexcept {
+    std::size_t sum = sizeof *this + query.size();
+    for (const auto& one : texts) sum += sizeof one + one.size();
+    return sum;
+}
+
+void inference_job::drop(drop_reason reason) noexcept {
+    if (reason == drop_reason::lost) return;
+    const bool late = reason == drop_reason::expired;
+    try {
+        answer(error_response(late ? 504 : 500, late ? "the request waited too long; send fewer, or later"
+                                                     : "the batch that this request was part of failed"));
+    } catch (...) {  // without memory for an answer the connection gives its own
+    }
+}
+
+engine::engine(engine_options options, bitmill::model_manager& manager, std::atomic<unsigned>& active,
+               std::function<void(log_level, const std::string&)> log)
+    : options_(std::move(options)), manager_(manager), active_(active), log_(std::move(log)),
+      queue_(options_.limits, [this](std::span<inference_job> jobs) { run(jobs); }) {}
+
+void engine::submit(inference_job&& job) {
+    switch (queue_.submit(std::move(job))) {
+        case admission::taken: return;
+        case admission::too_large: {
+            const auto& limits = options_.limits;
+            return refuse(job, {.code = error_code::invalid_argument,
+                                .message = "more than the queue holds: " + std::to_string(limits.queue_size) +
+                                           " texts of " + std::to_string(limits.queue_bytes) +
+                                           " bytes; send them in several requests"});
+        }
+        case admission::full:
+        case admission::stopped: {
+            auto busy = job.refuse({.code = error_code::out_of_memory,
+                                    .message = "too many requests wait already; try again later"});
+            busy.status = 503;
+            busy.headers.emplace_back("Retry-After", std::to_string(queue_.retry_after().count()));
+            return job.answer(std::move(busy));
+        }
+    }
+}
+
+void engine::refuse(inference_job& job, const error& what) const {
+    const bool of_client = what.code == error_code::invalid_argument || what.code == error_code::unsupported;
+    if (!of_client) log_(log_level::warning, "model " + options_.name + ": " + what.text());
+    auto told =
+        job.refuse(of_client ? what
+                             : error{.code = what.code,
+                                     .message = "the model cannot be run now; the server's log says why"});
+    if (what.code == error_code::out_of_memory) told.status = 503;
+    job.answer(std::move(told));
+}
+
+void engine::run(std::span<inference_job> jobs) {
+    bitmill::load_request request;
+    request.force_quantization = options_.level;
+    request.active_requests = active_.load();
+    auto model = manager_.load_model(options_.name, request);
+    if (!model) {
+        for (auto& job : jobs) refuse(job, model.error());
+        return;
+    }
+    std::vector<inference_job*> sound;
+    for (auto& job : jobs) {
+        const auto fits = check_lengths(*model->loader().current(), job);
+        if (fits)
+            sound.push_back(&job);
+        else
+            refuse(job, fits.error());
+    }
+    std::stable_sort(sound.begin(), sound.end(),
+                     [](const auto* a, const auto* b) { return key_of(*a) < key_of(*b); });
+    for (auto first = sound.begin(); first != sound.end();) {
+        const auto last = std::find_if(first, sound.end(),
+                                       [&](const auto* one) { return key_of(*one) != key_of(**first); });
+        if ((*first)->what == task::rerank)
+            for (auto at = first; at != last; ++at) run_alone(model->loader(), **at);
+        else
+            run_together(model->loader(), std::span(&*first, static_cast<std::size_t>(last - first)));
+        first = last;
+    }
+}
+
+std::string engine::space_of(const std::shared_ptr<const bitmill::text_encoder>& encoder) {
+    if (served_.owner_before(encoder) || encoder.owner_before(served_)) {
+        auto id = encoder->space_id();
+        space_ = id ? std::move(*id) : std::string();
+        served_ = encoder;
+    }
+    return space_;
+}
+
+// One call for all; where it refuses, each by itself, so that one bad text is no other's fault.
+void engine::run_together(bitmill::model_loader& model, std::span<inference_job*> jobs) {
+    std::vector<std::string_view> texts;
+    for (const auto* job : jobs) texts.insert(texts.end(), job->texts.begin(), job->texts.end());
+    const auto encoder = model.current();
+    const auto& facts = encoder->model().facts();
+    const bool embeds = jobs.front()->what == task::embed;
+    const std::size_t width = embeds ? facts.embedding_size : facts.labels;
+    std::vector<float> values(texts.size() * width);
+    const auto& how = jobs.front()->how;
+    const auto done = embeds ? model.embed(texts, values, how) : model.classify(texts, values, how);
+    if (!done && jobs.size() > 1 && done.error().code != error_code::out_of_memory) {
+        for (auto& job : jobs) run_together(model, std::span(&job, 1));
+        return;
+    }
+    // What ran may be another level than the first, where that failed.
+    const auto ran = model.current();
+    std::size_t first = 0;
+    for (auto* job : jobs) {
+        if (!done) {
+            refuse(*job, done.error());
+            continue;
+        }
+        inference_result out;
+        out.width = width;
+        out.normalized = facts.normalize;
+        const auto begin = values.begin() + static_cast<std::ptrdiff_t>(first * width);
+        out.values.assign(begin, begin + static_cast<std::ptrdiff_t>(job->texts.size() * width));
+        first += job->texts.size();
+        for (const auto& text : job->texts) out.tokens += tokens_of(*ran, text, length_of(*ran, *job));
+        if (!embeds) out.labels = ran->facts().labels;
+        out.level = ran->model().facts().effective;
+        if (embeds) out.space_id = space_of(ran);
+        job->answer(job->respond(std::move(out)));
+    }
+}
+
+void engine::run_alone(bitmill::model_loader& model, inference_job& job) {
+    const std::vector<std::string_view> documents(job.texts.begin(), job.texts.end());
+    auto ranked = model.rerank(job.query, documents, job.how);
+    if (!ranked) return refuse(job, ranked.error());
+    inference_result out;
+    out.ranked = std::move(*ranked);
+    const auto encoder = model.current();
+    out.level = encoder->model().facts().effective;
+    for (const auto& text : documents) out.tokens += tokens_of(*encoder, text, length_of(*encoder, job));
+    job.answer(job.respond(std::move(out)));
+}
+
+}  // namespace server
