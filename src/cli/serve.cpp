@@ -62,7 +62,8 @@ void log(log_level level, const std::string& line) {
 // The environment counts more than files, a later file more than an earlier one.
 result<server::variables> variables_of(const serve_flags& flags) {
     auto files = flags.env_files;
-    if (files.empty() && std::filesystem::exists(".env.local")) files.emplace_back(".env.local");
+    std::error_code ignored;
+    if (files.empty() && std::filesystem::exists(".env.local", ignored)) files.emplace_back(".env.local");
     server::variables all;
     for (const auto& path : files) {
         auto read = server::read_env_file(path);
@@ -89,6 +90,10 @@ result<std::string> token_of(const serve_flags& flags, const server::variables& 
         return error{
             .code = error_code::io, .message = "cannot be read, or is empty", .file = flags.token_file};
     while (!token.empty() && (token.back() == '\r' || token.back() == ' ')) token.pop_back();
+    if (token.empty())
+        return error{.code = error_code::bad_input,
+                     .message = "has no token in its first line",
+                     .file = flags.token_file};
     return token;
 }
 
@@ -175,16 +180,22 @@ result<server::service_options> options_of(const serve_flags& flags, const serve
     out.unknown_models = flags.any_name;
     const std::string level = flags.level.empty() ? set.level : flags.level;
     const std::string fixed = level == "auto" ? "" : level == "none" ? "original" : level;
+    std::string two_of_a_name;
     const auto add = [&](const std::string& text, const std::string& at) {
         auto made = model_from(text, at);
         const auto known = [&](const auto& one) { return one.name == made.name; };
         const auto found = std::find_if(out.models.begin(), out.models.end(), known);
-        if (found == out.models.end()) out.models.push_back(made);
+        if (found == out.models.end())
+            out.models.push_back(made);
+        else if (found->path != made.path)
+            two_of_a_name = made.name;
         return made.name;
     };
     if (!flags.embeddings.empty()) out.embeddings = add(flags.embeddings, fixed);
     if (!flags.reranker.empty()) out.reranker = add(flags.reranker, fixed);
     for (const auto& one : flags.more) add(one, {});
+    if (!two_of_a_name.empty())
+        return usage("two models would be called '" + two_of_a_name + "'; give one another name: NAME=PATH");
     if (out.models.empty() && out.models_root.empty())
         return usage("there is nothing to serve: give --embeddings, --reranker, --model or --models");
     return out;
@@ -260,6 +271,7 @@ int serve(const serve_flags& flags) {
     sigwait(&signals, &number);
     log(log_level::info, "Stopping: what has begun comes to its end");
     const bool whole = (*listening)->drain(std::chrono::seconds(flags.drain_seconds));
+    listening->reset();  // whoever still waits is lost, so that nothing more is run for them
     service.stop();
     if (!whole) log(log_level::warning, "Some requests took too long and were ended");
     return 0;

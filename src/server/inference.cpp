@@ -1,6 +1,7 @@
 #include "inference.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 #include <string_view>
 #include <tuple>
@@ -148,8 +149,18 @@ void engine::run_together(bitmill::model_loader& model, std::span<inference_job*
     const bool embeds = jobs.front()->what == task::embed;
     const std::size_t width = embeds ? facts.embedding_size : facts.labels;
     std::vector<float> values(texts.size() * width);
-    const auto& how = jobs.front()->how;
+    // As long as somebody waits for it.
+    auto how = jobs.front()->how;
+    how.on_progress = [&](std::size_t, std::size_t) {
+        const auto time = std::chrono::steady_clock::now();
+        return std::any_of(jobs.begin(), jobs.end(),
+                           [&](const auto* job) { return !job->lost() && time < job->deadline(); });
+    };
     const auto done = embeds ? model.embed(texts, values, how) : model.classify(texts, values, how);
+    if (!done && done.error().code == error_code::cancelled) {
+        for (auto* job : jobs) job->drop(drop_reason::expired);
+        return;
+    }
     if (!done && jobs.size() > 1 && done.error().code != error_code::out_of_memory) {
         for (auto& job : jobs) run_together(model, std::span(&job, 1));
         return;
@@ -178,7 +189,12 @@ void engine::run_together(bitmill::model_loader& model, std::span<inference_job*
 
 void engine::run_alone(bitmill::model_loader& model, inference_job& job) {
     const std::vector<std::string_view> documents(job.texts.begin(), job.texts.end());
-    auto ranked = model.rerank(job.query, documents, job.how);
+    auto how = job.how;
+    how.on_progress = [&](std::size_t, std::size_t) {
+        return !job.lost() && std::chrono::steady_clock::now() < job.deadline();
+    };
+    auto ranked = model.rerank(job.query, documents, how);
+    if (!ranked && ranked.error().code == error_code::cancelled) return job.drop(drop_reason::expired);
     if (!ranked) return refuse(job, ranked.error());
     inference_result out;
     out.ranked = std::move(*ranked);

@@ -188,6 +188,8 @@ void service::add_inference(router& to) {
     add("/rerank", task::rerank, options_.reranker, "reranker",
         [this](body_reader& body, inference_job& job) {
             job.query = body.text("query", true);
+            // It is run with each of the texts.
+            if (job.query.size() > 65536) body.problem = "query has more than 65536 bytes";
             job.texts = body.texts("texts", options_.texts);
             const bool raw = body.flag("raw_scores", false), with_text = body.flag("return_text", false);
             job.respond = [raw, texts = with_text ? job.texts

@@ -109,12 +109,12 @@ void service::add_openai(router& to) {
             return answer(openai_error(400, wrong));
         const auto to_run = engine_of(asked.model, options_.embeddings);
         if (to_run == nullptr)
-            return answer(openai_error(
-                404,
-                asked.model.empty()
-                    ? std::string("name a model: GET /v1/models lists them")
-                    : "The model `" + asked.model + "` does not exist; GET /v1/models lists them",
-                "model_not_found"));
+            return answer(openai_error(404,
+                                       asked.model.empty()
+                                           ? std::string("name a model: GET /v1/models lists them")
+                                           : "The model `" + asked.model.substr(0, 255) +
+                                                 "` does not exist; GET /v1/models lists them",
+                                       "model_not_found"));
         inference_job job{.what = task::embed,
                           .texts = asked.texts,
                           .respond = {},

@@ -13,6 +13,8 @@ namespace {
 using nlohmann::json;
 using nlohmann::ordered_json;
 
+constexpr std::size_t longest_name = 255;  // a folder's
+
 // The body as an object; an error is answered and nullopt returned.
 std::optional<json> object_of(const http_request& request, const reply& answer) {
     auto body = parse_json(request.body);
@@ -72,11 +74,14 @@ void service::add_quantization(router& to) {
             return answer(error_response(422,
                                          "model_type must be a text, the type or the name of a model; "
                                          "wait, if it is there, true or false"));
-        if (!registry_)
-            return answer(
-                error_response(404, "Model " + *type + " not found or not supported for quantization"));
+        const auto unknown = [&] {
+            answer(error_response(404, "Model " + type->substr(0, longest_name) +
+                                           " not found or not supported for quantization"));
+        };
+        if (!registry_ || type->size() > longest_name) return unknown();
         // Both keys of one model are one job.
         const auto known = registry_->find(*type);
+        if (!known && known.error().code == bitmill::error_code::invalid_argument) return unknown();
         const std::string name = known ? known->metadata.model_name : *type;
         const bool waits = wait.get<bool>();
         if (waits) answer.set_deadline(time_point::max());
@@ -105,9 +110,8 @@ void service::add_quantization(router& to) {
 }
 
 std::string service::status_json() const {
-    auto status = manager_.get_status();
+    const auto status = manager_.get_status(active_);
     if (!status) return {};
-    status->active_requests = active_;
     std::string out = status->json(-1);
     ordered_json points = ordered_json::array();
     for (const auto& one : history_.points())
