@@ -135,8 +135,15 @@ public:
         auto options = bitmill::model_registry::default_options();
         if (model.level == "int2") return usage(model.name + " has no level int2, and none is made");
         options.threads = threads_;
+        // Planes hold int8 and int4. Where another program's int8 has their place, int4 gets one of its own.
+        std::error_code ignored;
+        std::string folder = model.path + "/int8";
+        if (model.level == "int4" && std::filesystem::exists(folder + "/config.json", ignored)) {
+            folder = model.path + "/int4";
+            options.to = bitmill::scheme_type::int4;
+        }
         log(log_level::info, "Quantizing " + model.name + ", which has no level " + model.level + " yet");
-        auto made = bitmill::quantize(model.path, model.path + "/int8", options);
+        auto made = bitmill::quantize(model.path, folder, options);
         if (!made && made.error().code == error_code::io) {
             const auto place = scratch_.path();
             if (!place) return place.error();
@@ -230,6 +237,13 @@ int serve(const serve_flags& flags) {
     if (!token) return fail(token.error(), false);
     auto options = options_of(flags, *set);
     if (!options) return fail(options.error(), false);
+    server::http_options http;
+    http.address = flags.host;
+    http.port = flags.port;
+    http.token = *token;
+    http.open_paths = {"/", "/health", "/healthz"};
+    http.allowed_hosts = flags.allowed_hosts;
+    if (auto sound = server::http_server::check(http); !sound) return fail(sound.error(), false);
     preparation prepare(flags.threads);
     for (auto& model : options->models)
         if (auto ready = prepare.prepare(model); !ready) return fail(ready.error(), false);
@@ -247,12 +261,6 @@ int serve(const serve_flags& flags) {
         if (auto warmed = service.warm(); !warmed) return fail(warmed.error(), false);
     server::router routes;
     service.add_routes(routes);
-    server::http_options http;
-    http.address = flags.host;
-    http.port = flags.port;
-    http.token = *token;
-    http.open_paths = {"/", "/health", "/healthz"};
-    http.allowed_hosts = flags.allowed_hosts;
     http.refusal = [&](std::string_view path, unsigned status, std::string_view message) {
         return routes.error(path, status, message);
     };

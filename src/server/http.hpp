@@ -130,8 +130,9 @@ class http_core;
 // thread, but for the destructor.
 class http_server {
 public:
-    // Listens. Errors: invalid_argument for an address that is none, a token that no header can carry, or none
-    // where one is needed; io where the system refuses.
+    // Errors: invalid_argument for an address that is none, a token that no header can carry, or none where one is needed.
+    [[nodiscard]] static bitmill::result<void> check(const http_options& options);
+    // Listens. Errors: those of check(); io where the system refuses.
     [[nodiscard]] static bitmill::result<std::unique_ptr<http_server>> start(http_options options,
                                                                              http_handler handler);
     ~http_server();  // ends all connections as they are

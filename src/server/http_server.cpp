@@ -223,6 +223,11 @@ http_server::~http_server() {
     thread_.join();
 }
 
+bitmill::result<void> http_server::check(const http_options& options) {
+    const auto address = read_address(options);
+    return address ? bitmill::result<void>() : address.error();
+}
+
 bitmill::result<std::unique_ptr<http_server>> http_server::start(http_options options, http_handler handler) {
     auto address = read_address(options);
     if (!address) return std::move(address).error();

@@ -15,42 +15,48 @@ using bitmill::error_code;
 using bitmill::log_level;
 using bitmill::result;
 
-// `most`: behind which the text is cut; nullopt: nowhere.
-std::size_t tokens_of(const bitmill::text_encoder& encoder, std::string_view text,
-                      std::optional<std::size_t> most = std::nullopt) {
-    const auto encoded = encoder.tokenizer().encode(text, {.max_length = most, .truncate = most.has_value()});
-    return encoded ? encoded->ids.size() : 0;
-}
+// Of how many tokens a thread has its fill: what comes behind them would only wait longer for its answer.
+constexpr std::size_t tokens_of_a_thread = 256;
 
-std::size_t length_of(const bitmill::text_encoder& encoder, const inference_job& job) {
-    return job.how.max_length != 0 ? job.how.max_length : encoder.facts().max_length;
-}
-
-// Where texts may not be cut. The prompt's tokens are few, and the model cuts what they push out.
-result<void> check_lengths(const bitmill::text_encoder& encoder, const inference_job& job) {
-    if (job.truncate) return {};
-    const std::size_t most = length_of(encoder, job);
+// Sets job.tokens. The prompt's are few and not counted: the model cuts what they push out.
+result<void> count_tokens(const bitmill::text_encoder& encoder, inference_job& job, std::size_t most) {
+    const std::size_t longest = job.how.max_length != 0 ? job.how.max_length : encoder.facts().max_length;
+    const auto& words = encoder.tokenizer();
+    const bitmill::tokenize_options whole{.max_length = std::nullopt, .truncate = false};
+    const auto refuse = [](std::string message) {
+        return error{.code = error_code::invalid_argument, .message = std::move(message)};
+    };
+    job.tokens = 0;
     for (std::size_t i = 0; i < job.texts.size(); ++i) {
-        const std::size_t tokens = tokens_of(encoder, job.texts[i]);
-        if (tokens > most)
-            return error{.code = error_code::invalid_argument,
-                         .message = "text " + std::to_string(i) + " has " + std::to_string(tokens) +
-                                    " tokens, and the model takes " + std::to_string(most) +
-                                    "; shorten it, or ask for truncate"};
+        const auto& text = job.texts[i];
+        const auto encoded = job.what == task::rerank ? words.encode(job.query, text, whole)
+                             : job.seconds.empty()    ? words.encode(text, whole)
+                                                      : words.encode(text, job.seconds[i], whole);
+        if (!encoded) return encoded.error();
+        const std::size_t tokens = encoded->ids.size();
+        if (tokens > longest && !job.truncate)
+            return refuse("text " + std::to_string(i) + " has " + std::to_string(tokens) +
+                          " tokens, and the model takes " + std::to_string(longest) +
+                          "; shorten it, or ask for truncate");
+        job.tokens += std::min(tokens, longest);
+        if (job.tokens > most)
+            return refuse("the texts have more than " + std::to_string(most) +
+                          " tokens together; send them in several requests");
     }
     return {};
 }
 
 // What one call can run.
 auto key_of(const inference_job& job) {
-    return std::tuple(job.what, job.how.max_length, job.how.prompt, job.how.prompt_name);
+    return std::tuple(job.what, job.seconds.empty(), job.how.max_length, job.how.prompt, job.how.prompt_name);
 }
 
 }  // namespace
 
 std::size_t inference_job::bytes() const noexcept {
     std::size_t sum = sizeof *this + query.size();
-    for (const auto& one : texts) sum += sizeof one + one.size();
+    for (const auto* all : {&texts, &seconds})
+        for (const auto& one : *all) sum += sizeof one + one.size();
     return sum;
 }
 
@@ -110,25 +116,36 @@ void engine::run(std::span<inference_job> jobs) {
         for (auto& job : jobs) refuse(job, model.error());
         return;
     }
-    std::vector<inference_job*> sound;
-    for (auto& job : jobs) {
-        const auto fits = check_lengths(*model->loader().current(), job);
-        if (fits)
-            sound.push_back(&job);
-        else
-            refuse(job, fits.error());
-    }
-    std::stable_sort(sound.begin(), sound.end(),
-                     [](const auto* a, const auto* b) { return key_of(*a) < key_of(*b); });
+    const auto encoder = model->loader().current();
+    const std::size_t fill = tokens_of_a_thread * encoder->model().facts().threads;
+    auto sound = sound_of(*encoder, jobs);
     for (auto first = sound.begin(); first != sound.end();) {
-        const auto last = std::find_if(first, sound.end(),
-                                       [&](const auto* one) { return key_of(*one) != key_of(**first); });
+        std::size_t tokens = 0;
+        const auto last = std::find_if(first, sound.end(), [&](const auto* one) {
+            const bool joins = tokens == 0 || tokens + one->tokens <= fill;
+            tokens += one->tokens;
+            return !joins || key_of(*one) != key_of(**first);
+        });
         if ((*first)->what == task::rerank)
             for (auto at = first; at != last; ++at) run_alone(model->loader(), **at);
         else
             run_together(model->loader(), std::span(&*first, static_cast<std::size_t>(last - first)));
         first = last;
     }
+}
+
+// Those that can be run, the same beside each other; the others are answered.
+std::vector<inference_job*> engine::sound_of(const bitmill::text_encoder& encoder,
+                                             std::span<inference_job> jobs) const {
+    std::vector<inference_job*> out;
+    for (auto& job : jobs)
+        if (const auto counted = count_tokens(encoder, job, options_.request_tokens); counted)
+            out.push_back(&job);
+        else
+            refuse(job, counted.error());
+    std::stable_sort(out.begin(), out.end(),
+                     [](const auto* a, const auto* b) { return key_of(*a) < key_of(*b); });
+    return out;
 }
 
 std::string engine::space_of(const std::shared_ptr<const bitmill::text_encoder>& encoder) {
@@ -142,8 +159,11 @@ std::string engine::space_of(const std::shared_ptr<const bitmill::text_encoder>&
 
 // One call for all; where it refuses, each by itself, so that one bad text is no other's fault.
 void engine::run_together(bitmill::model_loader& model, std::span<inference_job*> jobs) {
-    std::vector<std::string_view> texts;
-    for (const auto* job : jobs) texts.insert(texts.end(), job->texts.begin(), job->texts.end());
+    std::vector<std::string_view> texts, seconds;
+    for (const auto* job : jobs) {
+        texts.insert(texts.end(), job->texts.begin(), job->texts.end());
+        seconds.insert(seconds.end(), job->seconds.begin(), job->seconds.end());
+    }
     const auto encoder = model.current();
     const auto& facts = encoder->model().facts();
     const bool embeds = jobs.front()->what == task::embed;
@@ -156,7 +176,9 @@ void engine::run_together(bitmill::model_loader& model, std::span<inference_job*
         return std::any_of(jobs.begin(), jobs.end(),
                            [&](const auto* job) { return !job->lost() && time < job->deadline(); });
     };
-    const auto done = embeds ? model.embed(texts, values, how) : model.classify(texts, values, how);
+    const auto done = embeds            ? model.embed(texts, values, how)
+                      : seconds.empty() ? model.classify(texts, values, how)
+                                        : model.classify(texts, seconds, values, how);
     if (!done && done.error().code == error_code::cancelled) {
         for (auto* job : jobs) job->drop(drop_reason::expired);
         return;
@@ -179,7 +201,7 @@ void engine::run_together(bitmill::model_loader& model, std::span<inference_job*
         const auto begin = values.begin() + static_cast<std::ptrdiff_t>(first * width);
         out.values.assign(begin, begin + static_cast<std::ptrdiff_t>(job->texts.size() * width));
         first += job->texts.size();
-        for (const auto& text : job->texts) out.tokens += tokens_of(*ran, text, length_of(*ran, *job));
+        out.tokens = job->tokens;
         if (!embeds) out.labels = ran->facts().labels;
         out.level = ran->model().facts().effective;
         if (embeds) out.space_id = space_of(ran);
@@ -200,7 +222,7 @@ void engine::run_alone(bitmill::model_loader& model, inference_job& job) {
     out.ranked = std::move(*ranked);
     const auto encoder = model.current();
     out.level = encoder->model().facts().effective;
-    for (const auto& text : documents) out.tokens += tokens_of(*encoder, text, length_of(*encoder, job));
+    out.tokens = job.tokens;
     job.answer(job.respond(std::move(out)));
 }
 

@@ -28,7 +28,7 @@ struct inference_result {
     bool normalized = false;                            // the model's own files say so
     std::vector<bitmill::ranked_document> ranked = {};  // of rerank
     std::vector<std::string> labels = {};               // of classify
-    std::size_t tokens = 0;                             // that were run, special ones included
+    std::size_t tokens = 0;                             // as inference_job::tokens
     std::string level = {};
     std::string space_id = {};
 };
@@ -36,6 +36,7 @@ struct inference_result {
 struct inference_job {
     task what;
     std::vector<std::string> texts;
+    std::vector<std::string> seconds = {};                     // of classify: of pairs, one for each text
     std::string query = {};                                    // of rerank
     bitmill::text_options how = {};                            // of texts with the same, one call runs all
     bool truncate = true;                                      // else a text that is too long is refused
@@ -43,6 +44,7 @@ struct inference_job {
     std::function<http_response(const bitmill::error&)> refuse;
     reply answer;
     time_point until;
+    std::size_t tokens = 0;  // that are run, special ones included; the engine counts them
 
     [[nodiscard]] std::size_t size() const noexcept { return std::max<std::size_t>(texts.size(), 1); }
     [[nodiscard]] std::size_t bytes() const noexcept;
@@ -56,6 +58,7 @@ struct engine_options {
     std::string name;
     std::string level = {};  // "" for the manager's choice
     batch_limits limits = {};
+    std::size_t request_tokens = 300'000;  // of one request; more are refused
 };
 
 // One model's queue. Every call is safe from any thread.
@@ -73,6 +76,8 @@ public:
 
 private:
     void run(std::span<inference_job> jobs);
+    [[nodiscard]] std::vector<inference_job*> sound_of(const bitmill::text_encoder& encoder,
+                                                       std::span<inference_job> jobs) const;
     void run_together(bitmill::model_loader& model, std::span<inference_job*> jobs);
     void run_alone(bitmill::model_loader& model, inference_job& job);
     void refuse(inference_job& job, const bitmill::error& what) const;

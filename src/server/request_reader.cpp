@@ -156,6 +156,7 @@ void request_reader::reset() {
     parser_ = std::make_unique<parser>(rules_);
     refused_.reset();
     received_ = 0;
+    in_last_chunk_ = false;
 }
 
 std::size_t request_reader::put(std::string_view bytes) {
@@ -168,14 +169,20 @@ std::size_t request_reader::put(std::string_view bytes) {
         // Of the header no more than it may have: what is whole by then is short enough.
         const bool in_header = !header_done();
         const std::string_view all = bytes.substr(taken);
+        // Beast asserts so many bytes where it asked for what is behind the last chunk's line.
+        if (in_last_chunk_ && all.size() < 5) break;
         const std::string_view rest = in_header ? all.substr(0, limits.header_bytes - received_) : all;
         error_code code;
         const std::size_t used = parser_->put(boost::asio::const_buffer(rest.data(), rest.size()), code);
         taken += used;
         received_ += used;
+        const bool needs_more = code == http::error::need_more;
+        const bool in_chunk = needs_more && header_done();
+        // A line of any other chunk, which may have the end of the one before in front, would have been taken.
+        in_last_chunk_ = in_chunk && all.substr(used).find('\n', 2) != std::string_view::npos;
         if (parser_->refused) {
             refused_ = parser_->refused;
-        } else if (code && code != http::error::need_more) {
+        } else if (code && !needs_more) {
             refused_ = refusal_of(code);
         } else if (in_header && !header_done()) {
             const std::uint64_t so_far = received_ + (bytes.size() - taken);
@@ -188,9 +195,9 @@ std::size_t request_reader::put(std::string_view bytes) {
                 refused_ = refusal{
                     431, "the header is longer than " + std::to_string(limits.header_bytes) + " bytes"};
         }
-        if (used != 0) continue;
+        if (!needs_more || rest.size() < all.size()) continue;
         // What a chunk says of itself, or the trailer, must be seen whole.
-        if (!in_header && !done() && all.size() > limits.header_bytes && !refused_)
+        if (in_chunk && all.size() - used > limits.header_bytes)
             refused_ = refusal{400, "a chunk of the body has too long a line"};
         break;
     }

@@ -69,6 +69,7 @@ private:
     std::unique_ptr<parser> parser_;
     std::optional<refusal> refused_;
     std::uint64_t received_ = 0;
+    bool in_last_chunk_ = false;
 };
 
 }  // namespace server

@@ -78,6 +78,33 @@ public:
         return out;
     }
 
+    // What /predict takes: a text, a pair of texts, or a list of [text] or of [first, second]. True for the first two.
+    bool classified(const char* name, std::size_t most, std::vector<std::string>& first,
+                    std::vector<std::string>& second) {
+        const auto take = [&](const json& one) {
+            const bool sound =
+                one.is_array() && (one.size() == 1 || one.size() == 2) &&
+                std::all_of(one.begin(), one.end(), [](const auto& text) { return text.is_string(); });
+            if (!sound) return false;
+            first.push_back(one[0].get<std::string>());
+            if (one.size() == 2) second.push_back(one[1].get<std::string>());
+            return true;
+        };
+        const json* value = find(name);
+        if (value != nullptr && value->is_string()) return first.push_back(value->get<std::string>()), true;
+        if (value != nullptr && take(*value)) return true;
+        if (value == nullptr || !value->is_array() || value->empty() ||
+            !std::all_of(
+                value->begin(),
+                std::next(value->begin(), static_cast<std::ptrdiff_t>(std::min(value->size(), most))), take))
+            complain(std::string(name) + " must be a text, a pair of texts, or a list of [text] or of pairs");
+        else if (value->size() > most)
+            complain(std::string(name) + " has more than " + std::to_string(most) + " texts");
+        else if (!second.empty() && second.size() != first.size())
+            complain(std::string(name) + " holds texts and pairs; send them in two requests");
+        return false;
+    }
+
 private:
     void complain(std::string what) {
         if (problem.empty()) problem = std::move(what);
@@ -199,8 +226,8 @@ void service::add_inference(router& to) {
         });
     add("/predict", task::classify, options_.reranker, "reranker",
         [this](body_reader& body, inference_job& job) {
-            bool single = false;
-            job.texts = body.texts("inputs", options_.texts, &single);
+            const bool single = body.classified("inputs", options_.texts, job.texts, job.seconds);
+            if (body.flag("raw_scores", false)) body.problem = "raw_scores is not supported here";
             job.respond = [single](inference_result&& done) {
                 std::string out = single ? "" : "[";
                 for (std::size_t at = 0; at < done.values.size(); at += done.width) {

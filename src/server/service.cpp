@@ -1,6 +1,8 @@
 #include "service.hpp"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -53,7 +55,13 @@ result<std::unique_ptr<service>> service::create(service_options options) {
         for (const auto& model : list->models) {
             const auto& name = model.metadata.model_name;
             const auto path = out->registry_->path_of(name);
-            const auto added = path && model.problem.empty() ? out->add({name, *path}) : result<void>();
+            // A model that has a slot, too, is there already.
+            const bool there = std::any_of(asked.models.begin(), asked.models.end(), [&](const auto& one) {
+                std::error_code ignored;
+                return path && one.name == name && std::filesystem::equivalent(one.path, *path, ignored);
+            });
+            const auto added =
+                path && model.problem.empty() && !there ? out->add({name, *path}) : result<void>();
             if (!added && asked.on_log) asked.on_log(log_level::warning, name + ": " + added.error().text());
             if (path && model.problem.empty() && added) out->registered_.push_back(name);
             for (const auto& type : model.types) (void)out->registry_->set_active(type, true);
@@ -117,8 +125,10 @@ result<void> service::warm() {
 
 void service::note(const http_outcome& outcome) {
     http_metrics_(outcome);
-    static constexpr std::string_view inference[] = {"/v1/embeddings", "/embed", "/rerank", "/predict"};
-    if (std::find(std::begin(inference), std::end(inference), outcome.route) != std::end(inference))
+    static constexpr std::string_view inference[] = {"/v1/embeddings", "/embed", "/rerank", "/predict", "/"};
+    // What was refused took no time.
+    if (outcome.method == "POST" && outcome.status < 300 &&
+        std::find(std::begin(inference), std::end(inference), outcome.route) != std::end(inference))
         history_.add_latency(1000 * outcome.seconds);
 }
 

@@ -68,6 +68,7 @@ private:
     [[nodiscard]] std::shared_ptr<engine> engine_of(std::string_view name, const std::string& slot) const;
     [[nodiscard]] std::string status_json() const;
     void submit(inference_job&& job, const std::shared_ptr<engine>& to);
+    void read_gauges();
 
     void add_quantization(router& to);
     void add_manager(router& to);

@@ -99,6 +99,25 @@ TEST_CASE("cache: what is in use or pinned stays, and counts until it is let go"
     CHECK(load::alive_bytes == 0);
 }
 
+TEST_CASE("cache: what is forgotten while it is opened does not stay") {
+    cache c(100);
+    std::atomic<bool> opens{false};
+    std::thread user([&] {
+        const auto held = c.get("a", 60, [&]() -> bitmill::result<cache::opened> {
+            opens = true;
+            std::this_thread::sleep_for(std::chrono::milliseconds(50));
+            return cache::opened{std::make_shared<const load>(60), 60};
+        });
+        CHECK(held);
+    });
+    while (!opens) std::this_thread::yield();
+    CHECK(c.erase("a"));
+    user.join();
+    CHECK(names(c).empty());
+    CHECK(c.status().current_bytes == 0);
+    CHECK(load::alive_bytes == 0);
+}
+
 TEST_CASE("cache: a model that cannot be opened, or is larger than announced, leaves nothing") {
     cache c(100);
     CHECK(get(c, "old", 90));

@@ -213,8 +213,10 @@ TEST_CASE("documents by falling score, equal ones in their order") {
     const auto ranked = model.rerank("what", documents).value();
     REQUIRE(ranked.size() == documents.size());
     const texts queries(documents.size(), "what");
-    std::vector<float> logits(documents.size());
+    std::vector<float> logits(documents.size()), classes(documents.size());
     model.pair_logits(queries, documents, logits).value();
+    model.classify(queries, documents, classes).value();
+    for (const auto& one : ranked) CHECK(classes[one.index] == one.score);
     std::size_t first_of_two = 9;
     for (std::size_t i = 0; i < ranked.size(); ++i) {
         CHECK(ranked[i].logit == logits[ranked[i].index]);

@@ -156,6 +156,33 @@ def test_tei_client(server, vectors):
     assert server.get("/health")[0] == 200
 
 
+def test_predict_takes_texts_and_pairs(server):
+    """In the forms of text-embeddings-inference: two texts by themselves are a pair."""
+    def predict(inputs):
+        status, found = server.post("/predict", {"inputs": inputs})
+        assert status == 200, found
+        return found
+
+    one, pair = predict("abc"), predict(["abc", "a b"])
+    assert [list(entry) for entry in one + pair] == [["score", "label"]] * 2
+    assert predict(["abc"]) == one != pair
+    assert predict([["abc"], ["abc"], ["abc"]]) == [one] * 3
+    assert predict([["abc", "a b"], ["abc", "xyz"]])[0] == pair
+    # A reranker is one that classifies pairs.
+    assert server.post("/rerank", {"query": "abc", "texts": ["a b"]})[1][0]["score"] == pair[0]["score"]
+    for wrong in ["a", "b", "c"], [["a"], ["b", "c"]], [["a", "b", "c"]], [[]], [], [1, 2], {"a": "b"}, None:
+        assert server.post("/predict", {"inputs": wrong})[0] == 422, wrong
+
+
+def test_a_request_of_too_many_tokens(server):
+    """They are counted as the model would see them, so a long body is no long request by itself."""
+    long = "word " * 400
+    status, refused = server.post("/v1/embeddings", {"input": [long] * 1200})
+    assert status == 400 and "more than 300000 tokens" in refused["error"]["message"]
+    assert server.post("/embed", {"inputs": [long] * 1200, "truncate": True})[0] == 413
+    assert server.post("/embed", {"inputs": long * 50, "truncate": True})[0] == 200
+
+
 def test_huggingface_client(server, vectors):
     """In a process of its own: this one tells it that there is no network at all."""
     code = ("import json, sys; from huggingface_hub import InferenceClient; "
@@ -316,6 +343,9 @@ def test_metrics(server):
     status, headers, text = server.ask("GET", "/metrics")
     assert status == 200 and headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert re.search(r'_total\{[^}]*route="/v1/embeddings"[^}]*\} \d+', text), text
+    assert 'bitmill_model_level{model="all-MiniLM-L6-v2",level="int8"} 1' in text
+    assert re.search(r"^bitmill_memory_used_ratio 0\.\d+$", text, re.M)
+    assert re.search(r'^bitmill_batched_requests\{model="all-MiniLM-L6-v2"\} [1-9]', text, re.M)
 
 
 def test_drains(bitmill_path, minilm_copy):

@@ -545,6 +545,14 @@ BITMILL_INLINE result<void> model_loader::classify(std::span<const std::string_v
                            [&](const auto&) { return detail::all_finite(dst); });
 }
 
+BITMILL_INLINE result<void> model_loader::classify(std::span<const std::string_view> first,
+                                                   std::span<const std::string_view> second,
+                                                   std::span<float> dst, const text_options& options) {
+    return content_->serve(
+        [&](const text_encoder& encoder) { return encoder.classify(first, second, dst, options); },
+        [&](const auto&) { return detail::all_finite(dst); });
+}
+
 BITMILL_INLINE result<std::vector<ranked_document>> model_loader::rerank(
     std::string_view query, std::span<const std::string_view> documents, const text_options& options) {
     return content_->serve(

@@ -142,6 +142,26 @@ struct text_encoder::content {
                 .message = "this model has no head that classifies a sequence; embed() runs",
                 .file = model.facts().path};
     }
+    [[nodiscard]] result<void> check_classes() const {
+        if (model.facts().labels == 0) return no_head();
+        if (!facts.regression) return {};
+        return error{.code = error_code::unsupported,
+                     .message =
+                         "problem_type is regression: its outputs are no probabilities; "
+                         "encoder_model::logits() gives them",
+                     .file = model.facts().path + "/config.json"};
+    }
+    // Of logits, [texts, labels].
+    void to_probabilities(std::span<float> logits) const {
+        const fp_environment environment;
+        const std::size_t labels = model.facts().labels;
+        const bool each = labels == 1 || facts.several_labels;
+        for (std::size_t i = 0; i < logits.size(); i += labels)
+            if (each)
+                for (float& one : logits.subspan(i, labels)) one = detail::sigmoid(one);
+            else
+                detail::softmax(logits.subspan(i, labels));
+    }
     [[nodiscard]] static result<void> check_room(std::size_t given, std::size_t wanted) {
         if (given == wanted) return {};
         return refuse("there is room for " + std::to_string(given) + " floats, the result has " +
@@ -301,27 +321,26 @@ BITMILL_INLINE result<void> text_encoder::classify(std::span<const std::string_v
     const content& it = *content_;
     return detail::guard(it.model.facts().path, [&]() -> result<void> {
         const std::size_t labels = it.model.facts().labels;
-        if (labels == 0) return it.no_head();
-        if (it.facts.regression)
-            return error{.code = error_code::unsupported,
-                         .message =
-                             "problem_type is regression: its outputs are no probabilities; "
-                             "encoder_model::logits() gives them",
-                         .file = it.model.facts().path + "/config.json"};
+        if (auto sound = it.check_classes(); !sound) return sound;
         if (auto sound = content::check_room(dst.size(), texts.size() * labels); !sound) return sound;
-        const auto run = [&](std::size_t first, const token_batch& batch) -> result<void> {
+        return it.run_texts(texts, options, [&](std::size_t first, const token_batch& batch) -> result<void> {
             const auto out = dst.subspan(first * labels, batch.lengths.size() * labels);
             if (auto done = it.model.logits(batch, out); !done) return done;
-            const fp_environment environment;
-            const bool each = labels == 1 || it.facts.several_labels;
-            for (std::size_t i = 0; i < out.size(); i += labels)
-                if (each)
-                    for (float& one : out.subspan(i, labels)) one = detail::sigmoid(one);
-                else
-                    detail::softmax(out.subspan(i, labels));
+            it.to_probabilities(out);
             return {};
-        };
-        return it.run_texts(texts, options, run);
+        });
+    });
+}
+
+BITMILL_INLINE result<void> text_encoder::classify(std::span<const std::string_view> first,
+                                                   std::span<const std::string_view> second,
+                                                   std::span<float> dst, const text_options& options) const {
+    const content& it = *content_;
+    return detail::guard(it.model.facts().path, [&]() -> result<void> {
+        if (auto sound = it.check_classes(); !sound) return sound;
+        if (auto done = pair_logits(first, second, dst, options); !done) return done;
+        it.to_probabilities(dst);
+        return {};
     });
 }
 

@@ -113,14 +113,22 @@ public:
         found->second->pinned = pinned;
         return true;
     }
-    // Forgets the model, or all that are not pinned or just being opened. What is in use is freed when it is let go.
+    // Forgets the model, once it is open where it is just being opened. What is in use is freed when it is let go. False
+    // where it is not there.
     bool erase(const std::string& name) {
-        const std::lock_guard lock(mutex_);
-        const auto found = slots_.find(name);
-        if (found == slots_.end() || found->second->loading) return false;
-        slots_.erase(found);
-        return true;
+        std::unique_lock lock(mutex_);
+        for (;;) {
+            const auto found = slots_.find(name);
+            if (found == slots_.end()) return false;
+            const auto one = found->second;
+            if (!one->loading) {
+                slots_.erase(found);
+                return true;
+            }
+            changed_.wait(lock, [&] { return !one->loading; });
+        }
     }
+    // Forgets all that are not pinned or just being opened.
     void clear() {
         const std::lock_guard lock(mutex_);
         for (auto at = slots_.begin(); at != slots_.end();)

@@ -116,6 +116,9 @@ public:
                                                               const text_options& = {});
     [[nodiscard]] result<void> classify(std::span<const std::string_view> texts, std::span<float> dst,
                                         const text_options& = {});
+    [[nodiscard]] result<void> classify(std::span<const std::string_view> first,
+                                        std::span<const std::string_view> second, std::span<float> dst,
+                                        const text_options& = {});
 
     // Writes canary.json into the level's folder: the texts, what the original makes of them, canary_cosine. Errors:
     // invalid_argument where the level is not there or no text is given, those of opening the original, io.

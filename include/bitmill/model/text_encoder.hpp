@@ -80,6 +80,10 @@ public:
     // label, each by itself. unsupported where the model has no head for it, or one of regression.
     [[nodiscard]] result<void> classify(std::span<const std::string_view> texts, std::span<float> dst,
                                         const text_options& = {}) const;
+    // The same of pairs (first[i], second[i]). dst: [first.size(), labels].
+    [[nodiscard]] result<void> classify(std::span<const std::string_view> first,
+                                        std::span<const std::string_view> second, std::span<float> dst,
+                                        const text_options& = {}) const;
     // The logits of pairs (first[i], second[i]). dst: [first.size(), labels].
     [[nodiscard]] result<void> pair_logits(std::span<const std::string_view> first,
                                            std::span<const std::string_view> second, std::span<float> dst,
