@@ -126,7 +126,7 @@ struct http_status {
 
 class http_core;
 
-// One thread serves all connections; one that is idle costs about 10 KiB and no thread. Every call is safe from any
+// One thread serves all connections; one that is idle costs a buffer and no thread. Every call is safe from any
 // thread, but for the destructor.
 class http_server {
 public:
